@@ -1,0 +1,572 @@
+"""From a spec to one graph: pixels in, preprocessing, truncated network, pooling, rows out.
+
+The only room that imports Keras and TensorFlow, and the last one to be needed: a program that lies
+compiled on the disk is run without it.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import warnings
+import weakref
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from sklearn_cnnfeat._network._layers import Layer, find_layer
+from sklearn_cnnfeat._network._pooling import needs_fixed_size, pool, pooled_shape
+from sklearn_cnnfeat._network._spec import Head, NetworkInfo, digest_of_file
+from sklearn_cnnfeat._network._zoo import find_architecture
+
+
+class WeightsNotFoundError(OSError):
+    """Published weights are neither on this machine nor could they be downloaded."""
+
+
+class ModelFileError(ValueError):
+    """A file cannot be read as a Keras model or as weights of the network."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network frozen into one function of pixels, and what is known of it."""
+
+    info: NetworkInfo
+    # Takes a batch of pixels (n, height, width, channels) as a float32 tensor, gives one tensor
+    # a head.
+    function: object
+    # Names of the outputs in the graph, one a head.
+    output_names: tuple
+    # Whether the spec's fingerprint means the same numbers in every process.
+    lasting: bool
+
+    def run(self, pixels):
+        """Return one float32 array a head for a batch of pixels."""
+        import tensorflow as tf
+
+        return [out.numpy() for out in self.function(tf.constant(pixels, tf.float32))]
+
+    def write(self, path):
+        """Write the graph as a TensorFlow `GraphDef`."""
+        Path(path).write_bytes(self.function.graph.as_graph_def().SerializeToString())
+
+
+def import_keras():
+    """Import Keras on TensorFlow, with the number of threads that this process may use."""
+    first = "tensorflow" not in sys.modules
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ImportError(
+            "sklearn-cnnfeat runs Keras on TensorFlow, but Keras was started with the "
+            f"{keras.backend.backend()!r} backend. Set the environment variable "
+            "KERAS_BACKEND=tensorflow (or remove it) before Keras is imported."
+        )
+    share = os.environ.get("OMP_NUM_THREADS", "")
+    if first and share.isdigit():
+        # TensorFlow does not look at OMP_NUM_THREADS, by which joblib gives each worker its share.
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(int(share))
+    return keras
+
+
+def has_gpu():
+    """Whether TensorFlow sees a GPU."""
+    import_keras()
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+# --- where networks come from ---------------------------------------------------------------
+
+
+def is_keras_model(value):
+    """Whether `value` is a Keras model; does not import Keras."""
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(value, keras.Model)
+
+
+def digest_of_model(model):
+    """Return the SHA-256 of a model's configuration and weights.
+
+    A subclass of `keras.Model` that keeps its configuration to itself counts by its name.
+    """
+    digest = hashlib.sha256()
+    own = f"{type(model).__module__}.{type(model).__qualname__}"
+    digest.update((_configuration(model) or own).encode())
+    for variable in model.variables:
+        value = np.ascontiguousarray(variable)
+        digest.update(f"{variable.path} {value.dtype} {value.shape}".encode())
+        digest.update(value)
+    return digest.hexdigest()
+
+
+def _configuration(model):
+    """Return a model's configuration as text; None where Keras cannot tell it."""
+    if _functional(model) is None:
+        return None
+    try:
+        return json.dumps(model.get_config(), sort_keys=True)
+    except (NotImplementedError, TypeError, ValueError):
+        # A layer somewhere inside does not say how it was made.
+        return None
+
+
+def has_lasting_identity(model):
+    """Whether the digest of `model` means the same in another process.
+
+    It does if the model is made of Keras' own layers: the code of others may have changed.
+    """
+    configuration = _configuration(model)
+    if configuration is None:
+        return False
+    pending = [json.loads(configuration)]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending.extend(value)
+        elif isinstance(value, dict):
+            if "class_name" in value:
+                module = value.get("module") or ""
+                if not module.startswith("keras") or value["class_name"] in ("Lambda", "function"):
+                    return False
+            pending.extend(value.values())
+    return True
+
+
+class PickledModel:
+    """A Keras model on its way to another process, which loads it once however often it comes."""
+
+    _written: ClassVar = weakref.WeakKeyDictionary()
+    _read: ClassVar = weakref.WeakValueDictionary()
+
+    def __init__(self, digest, content):
+        self._digest = digest
+        self._content = content
+
+    @classmethod
+    def of(cls, model):
+        """Wrap `model`; the file's content is kept as long as the model lives unchanged."""
+        digest = digest_of_model(model)
+        written = cls._written.get(model)
+        if written is None or written._digest != digest:
+            with tempfile.TemporaryDirectory(prefix="cnnfeat-") as folder:
+                path = Path(folder) / "model.keras"
+                model.save(path)
+                written = cls(digest, path.read_bytes())
+            cls._written[model] = written
+        return written
+
+    def load(self):
+        """Return the model. As with all pickles, its origin must be trusted."""
+        model = self._read.get(self._digest)
+        if model is None:
+            keras = import_keras()
+            with tempfile.TemporaryDirectory(prefix="cnnfeat-") as folder:
+                path = Path(folder) / "model.keras"
+                path.write_bytes(self._content)
+                model = keras.saving.load_model(path, compile=False, safe_mode=False)
+            self._read[self._digest] = model
+        return model
+
+
+def load_network(source, input_size):
+    """Return the `keras.Model` of a zoo or file source, built for images of `input_size`."""
+    if source.kind == "file":
+        # A search over layers asks for the same network again and again; a file may change.
+        return _load_file(source.name, digest_of_file(source.name))
+    return _load_from_zoo(replace(source, digest=None), input_size)
+
+
+@lru_cache(maxsize=1)
+def _load_file(path, _digest):
+    keras = import_keras()
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise ModelFileError(
+            f"{path!r} cannot be read as a Keras model (.keras or .h5): {_first_line(error)}"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _load_from_zoo(source, input_size):
+    architecture = find_architecture(source.name)
+    shape = (*input_size, 3)
+    weights = "imagenet" if source.weights == "imagenet" else None
+    model = _construct(architecture, source.include_top, weights, shape, source.seed)
+    if source.weights in ("imagenet", "random"):
+        return model
+    try:
+        model.load_weights(source.weights)
+    except Exception as error:
+        version = "with" if source.include_top else "without"
+        raise ModelFileError(
+            f"The weights in {source.weights!r} do not fit {architecture.name!r} {version} its "
+            f"classifier: {_first_line(error)}"
+        ) from error
+    return model
+
+
+def _construct(architecture, include_top, weights, shape, seed):
+    """Build a network of the zoo with layer names that do not depend on what was built before.
+
+    Keras numbers unnamed layers ("conv2d_17") with a counter of the thread, so a thread of its
+    own gives each network the names that it has in a fresh process, and the default dtype policy.
+    """
+    keras = import_keras()
+    result = []
+
+    def construct():
+        constructor = getattr(keras.applications, architecture.keras_name)
+        try:
+            result.append(constructor(weights=weights, include_top=include_top, input_shape=shape))
+        except BaseException as error:
+            result.append(error)
+
+    # Keras draws the seed of each initializer from Python's own generator.
+    state = random.getstate()
+    if seed is not None:
+        random.seed(seed)
+    try:
+        with warnings.catch_warnings():
+            # Keras says that it takes the weights of the native size: the documented choice.
+            warnings.filterwarnings("ignore", message=".*`input_shape` is undefined.*")
+            thread = threading.Thread(target=construct, name="sklearn_cnnfeat-build")
+            thread.start()
+            thread.join()
+    finally:
+        random.setstate(state)
+    (model,) = result
+    if not isinstance(model, BaseException):
+        return model
+    if isinstance(model, ValueError) and "nput size must be" in str(model):
+        raise ValueError(f"{architecture.name!r} cannot take {shape[:2]}: {model}") from model
+    if weights == "imagenet" and isinstance(model, Exception):
+        raise _weights_error(architecture, include_top, shape[:2], model) from model
+    raise model
+
+
+def _weights_error(architecture, include_top, input_size, error):
+    path = architecture.weights_file(include_top, input_size)
+    if path.exists():
+        return ModelFileError(
+            f"The weights of {architecture.name!r} in {str(path)!r} cannot be read: "
+            f"{_first_line(error)} Delete the file so that it is downloaded again."
+        )
+    return WeightsNotFoundError(
+        f"The ImageNet weights of {architecture.name!r} are not on this machine and could not be "
+        f"downloaded ({_first_line(error)}).\n"
+        f"  file    {path.name}\n"
+        f"  from    {architecture.download_url(include_top, input_size)}\n"
+        f"  put in  {path.parent}\n"
+        "Download it where there is a network and put it there, or set the environment variable "
+        "KERAS_HOME to a folder that holds models/" + path.name + ". Other choices: "
+        "weights='path/to/file' for weights of your own, weights=None for random ones."
+    )
+
+
+def _first_line(error):
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+# --- walking through a network ----------------------------------------------------------------
+
+
+def _functional(model):
+    """Return the graph of a Sequential or Functional model; None where Keras keeps none."""
+    keras = import_keras()
+    if isinstance(model, keras.Sequential):
+        if not model.built:
+            raise ValueError(
+                f"The model {model.name!r} has not been built yet: give it an input shape, for "
+                "example with keras.Input((height, width, channels)) as its first entry."
+            )
+        return model._functional
+    # Functional models are those that remember how their layers are connected.
+    return model if hasattr(model, "_run_through_graph") else None
+
+
+def _walk(model, inputs, invoke, training=False, prefix=""):
+    """Compute a model layer by layer; yield nothing, return its outputs and the calls it made.
+
+    Each call is (path, layer, output). Models inside the model are walked too, and their own
+    output follows those of their layers.
+    """
+    graph = _functional(model)
+    calls = []
+    seen = Counter()
+    uses = Counter(
+        node.operation.name
+        for nodes in graph._nodes_by_depth.values()
+        for node in nodes
+        if node.operation is not None
+    )
+
+    def operation(layer):
+        def call(*args, **kwargs):
+            path = prefix + layer.name
+            if uses[layer.name] > 1:
+                path += f":{seen[layer.name]}"
+                seen[layer.name] += 1
+            if _is_model(layer) and _functional(layer) is not None:
+                mode = kwargs.get("training") or training
+                outputs, inner = _walk(layer, args[0], invoke, mode, path + "/")
+                calls.extend(inner)
+            else:
+                if _takes_training(type(layer)):
+                    # Augmentation layers are active by default.
+                    kwargs.setdefault("training", training)
+                outputs = invoke(layer, *args, **kwargs)
+            calls.append((path, layer, outputs))
+            return outputs
+
+        return call
+
+    outputs = graph._run_through_graph(inputs, operation_fn=operation)
+    return outputs, calls
+
+
+def _is_model(layer):
+    return isinstance(layer, import_keras().Model)
+
+
+@lru_cache(maxsize=256)
+def _takes_training(layer_class):
+    return "training" in inspect.signature(layer_class.call).parameters
+
+
+def _call(layer, *args, **kwargs):
+    return layer(*args, **kwargs)
+
+
+def _infer_shape(layer, *args, **kwargs):
+    return layer.compute_output_spec(*args, **kwargs)
+
+
+def _compute_layers(model, inputs, invoke):
+    """Return the `Layer` of every call in the model, and the tensor that each one gives."""
+    keras = import_keras()
+    if _functional(model) is None:
+        # A subclassed model keeps to itself how its layers are connected.
+        outputs = invoke(model, inputs, training=False)
+        calls = [(model.name, model, outputs)]
+        positions = {model.name: 0}
+    else:
+        _, calls = _walk(model, inputs, invoke)
+        positions = {layer.name: i for i, layer in enumerate(model.layers)}
+        first = model.layers[0]
+        if isinstance(first, keras.layers.InputLayer):
+            calls.insert(0, (first.name, first, inputs))
+    layers, tensors = [], []
+    for path, layer, output in calls:
+        if not isinstance(layer, keras.Layer):
+            # Functions of keras.ops are no layers, as in `model.layers`.
+            continue
+        several = isinstance(output, (list, tuple, dict))
+        layers.append(
+            Layer(
+                path=path,
+                type=type(layer).__name__,
+                index=None if "/" in path else positions[layer.name],
+                shape=None if several else tuple(output.shape)[1:],
+            )
+        )
+        tensors.append(output)
+    return layers, tensors
+
+
+def check_input(model, where):
+    """Return height, width (None: any) and channels of a model's input, or refuse the model."""
+    try:
+        inputs = model.inputs
+    except (AttributeError, ValueError):
+        inputs = None
+    if not inputs:
+        shape = getattr(model, "input_shape", None)
+        if not shape:
+            raise ValueError(
+                f"{where} does not say the shape of its input: it is a subclass of keras.Model "
+                "that has not been called yet. Call it once on a batch of images, or build it "
+                "with the Functional API."
+            )
+    elif len(inputs) > 1:
+        raise ValueError(
+            f"{where} has {len(inputs)} inputs; a network that takes images and nothing else is "
+            "needed."
+        )
+    else:
+        shape = tuple(inputs[0].shape)
+    if len(shape) != 4:
+        raise ValueError(
+            f"{where} takes inputs of shape {_show(shape)}; a network that takes images "
+            "(n, height, width, channels) is needed."
+        )
+    if _is_channels_first(model):
+        raise ValueError(
+            f"{where} works on channels-first images {_show(shape)}, which TensorFlow does not "
+            "compute on a CPU. Build it with data_format='channels_last' "
+            "(keras.config.set_image_data_format) and load its weights: kernels have the same "
+            "layout in both."
+        )
+    height, width, channels = shape[1:]
+    if channels not in (1, 3):
+        raise ValueError(
+            f"{where} takes images of {channels} channels; only gray (1) and RGB (3) images can be "
+            "made from pictures."
+        )
+    return height, width, channels
+
+
+def _is_channels_first(model):
+    pending = [model]
+    while pending:
+        layer = pending.pop()
+        if getattr(layer, "data_format", None) == "channels_first":
+            return True
+        pending.extend(getattr(layer, "layers", None) or [])
+    return False
+
+
+def _show(shape):
+    return "(" + ", ".join("n" if i == 0 else str(n) for i, n in enumerate(shape)) + ")"
+
+
+# --- one graph ----------------------------------------------------------------------------------
+
+
+def _preprocess(pixels, mode):
+    keras = import_keras()
+    if mode is None:
+        return pixels
+    if mode == "rescale":
+        return pixels / 255.0
+    return keras.applications.imagenet_utils.preprocess_input(
+        pixels, data_format="channels_last", mode=mode
+    )
+
+
+def describe(source):
+    """Return what the network is called in messages."""
+    return {
+        "zoo": f"{source.name!r}",
+        "file": f"The model in {source.name!r}",
+        "object": f"The model {source.name!r}",
+    }[source.kind]
+
+
+def build_graph(spec, model=None):
+    """Build the graph of `spec`.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+        What to compute.
+    model : keras.Model, default=None
+        The model itself where `spec` names an object.
+
+    Returns
+    -------
+    graph : Graph
+        The frozen network.
+    """
+    keras = import_keras()
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    where = describe(spec.source)
+    if model is None:
+        model = load_network(spec.source, spec.input_size)
+    elif digest_of_model(model) != spec.source.digest:
+        raise RuntimeError(
+            f"{where} has changed since fit, and the compiled network of that time is gone. Call "
+            "fit again."
+        )
+    height, width, channels = _choose_input_shape(spec, check_input(model, where), where)
+    heads = []
+
+    def program(pixels):
+        inputs = tf.cast(_preprocess(pixels, spec.preprocessing), tf.float32)
+        layers, tensors = _compute_layers(model, inputs, _call)
+        tensor_of = {layer.path: tensor for layer, tensor in zip(layers, tensors, strict=True)}
+        outputs = []
+        for wanted, pooling in zip(spec.layers, spec.poolings, strict=True):
+            layer = find_in_model(wanted, spec.source, model, layers)
+            _check_pooling(layer, pooling, where)
+            maps = tf.cast(tensor_of[layer.path], tf.float32)
+            outputs.append(tf.identity(pool(maps, pooling, layer.shape, keras.ops)))
+            heads.append(
+                Head(
+                    layer=layer.path,
+                    pooling=pooling if len(layer.shape) == 3 else None,
+                    map_shape=layer.shape,
+                    shape=pooled_shape(layer.shape, pooling),
+                )
+            )
+        return outputs
+
+    signature = tf.TensorSpec((None, height, width, channels), tf.float32)
+    traced = tf.compat.v1.wrap_function(program, [signature])
+    # What lies behind the deepest wanted layer is cut off, and so is what augmentation layers do
+    # to their random state even where they are inactive. Then variables become constants.
+    cut = traced.prune(traced.inputs[0], traced.outputs)
+    frozen = convert_variables_to_constants_v2(cut, lower_control_flow=False)
+    return Graph(
+        info=NetworkInfo(heads=tuple(heads), input_shape=(height, width, channels)),
+        function=frozen,
+        output_names=tuple(output.name for output in frozen.outputs),
+        lasting=spec.source.kind == "zoo" or has_lasting_identity(model),
+    )
+
+
+def find_in_model(wanted, source, model, layers):
+    """Return the entry of `layers` that the user means by `wanted`."""
+    where = describe(source)
+    if source.kind != "zoo":
+        return find_layer(wanted, layers, _count_layers(model), where)
+    architecture = find_architecture(source.name)
+    if wanted == "last":
+        # The same layer with and without the classifier.
+        wanted = (architecture.tail or [model.layers[architecture.n_trunk - 1].name])[-1]
+    return find_layer(wanted, layers, architecture.n_layers, where)
+
+
+def _count_layers(model):
+    return len(model.layers) if _functional(model) is not None else 1
+
+
+def _choose_input_shape(spec, own, where):
+    height, width, channels = own
+    if spec.input_size is None or spec.input_size == (height, width):
+        return own
+    for asked, given in zip(spec.input_size, (height, width), strict=True):
+        if given is not None and asked != given:
+            raise ValueError(
+                f"{where} was built for images of {height} x {width} pixels, but "
+                f"input_size={spec.input_size!r}. Leave input_size=None, or build the model with "
+                "an input shape of (None, None, channels)."
+            )
+    return (*spec.input_size, channels)
+
+
+def _check_pooling(layer, pooling, where):
+    if needs_fixed_size(pooling) and None in layer.shape:
+        raise ValueError(
+            f"{where} takes images of any size, so that layer {layer.path!r} gives maps of any "
+            f"size, and pooling={pooling!r} rows of any length. Say input_size=(height, width), "
+            "or choose pooling='avg', 'max' or 'gem'."
+        )

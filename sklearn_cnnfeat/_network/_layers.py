@@ -1,0 +1,135 @@
+"""Find a layer in a network: names, indices, paths into nested models, "last"."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+# Layers that change nothing or only the scale of a classifier's output.
+_ACTIVATIONS = {"Activation", "Softmax"}
+_INACTIVE = {"Dropout", "SpatialDropout2D", "GaussianDropout", "AlphaDropout", "GaussianNoise"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of one layer, in the order of computation."""
+
+    # Names of the models around it and its own, joined by "/".
+    path: str
+    # Class name.
+    type: str
+    # Position among the layers of the outermost model; None inside nested models.
+    index: int | None
+    # Shape of its output without the batch; None where it has several outputs.
+    shape: tuple | None
+
+
+class LayerNotFoundError(ValueError):
+    """No layer, or more than one, fits what `layer=` says."""
+
+
+def find_layer(layer, layers, n_layers, where):
+    """Return the entry of `layers` that `layer` means.
+
+    Parameters
+    ----------
+    layer : str or int
+        What the user asked for.
+    layers : list of Layer
+        All calls of all layers, nested ones included, in the order of computation.
+    n_layers : int
+        Number of layers of the outermost model: the range of indices.
+    where : str
+        What the network is called in messages.
+    """
+    if layer == "last":
+        return _last_before_classifier(layers)
+    if isinstance(layer, str):
+        found = _find_by_name(layer, layers, where)
+    else:
+        found = _find_by_index(layer, layers, n_layers, where)
+    if found.shape is None:
+        raise LayerNotFoundError(
+            f"Layer {layer!r} of {where} has several outputs; choose a layer behind it "
+            "that has one."
+        )
+    if len(found.shape) not in (1, 3):
+        raise LayerNotFoundError(
+            f"Layer {layer!r} of {where} gives an output of shape {_shape_text(found.shape)}; "
+            "features can be taken from layers that give maps (n, height, width, channels) or "
+            "vectors (n, length)."
+        )
+    return found
+
+
+def _find_by_name(name, layers, where):
+    exact = [entry for entry in layers if entry.path == name]
+    # A bare name that is unique anywhere inside also works.
+    found = exact or [entry for entry in layers if entry.path.endswith("/" + name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        paths = ", ".join(repr(entry.path) for entry in found)
+        raise LayerNotFoundError(
+            f"{where} has {len(found)} layers {name!r}: say which, of {paths}."
+        )
+    calls = [entry.path for entry in layers if _without_call(entry.path) == name]
+    if calls:
+        raise LayerNotFoundError(
+            f"Layer {name!r} of {where} is used {len(calls)} times: say which output, of "
+            f"{', '.join(map(repr, calls))}."
+        )
+    paths = [entry.path for entry in layers]
+    by_name = defaultdict(list)
+    for path in paths:
+        by_name[path.rsplit("/", 1)[-1]].append(path)
+    close = get_close_matches(name, [*paths, *by_name], n=8, cutoff=0.4)
+    nearest = list(dict.fromkeys(p for near in close for p in by_name.get(near, [near])))[:5]
+    hint = f" Nearest names: {', '.join(map(repr, nearest))}." if nearest else ""
+    raise LayerNotFoundError(
+        f"{where} has no layer {name!r}.{hint} layer_summary(model) lists "
+        f"all {len(layers)} of them."
+    )
+
+
+def _find_by_index(index, layers, n_layers, where):
+    if not -n_layers <= index < n_layers:
+        raise LayerNotFoundError(
+            f"Layer index {index} is out of range: {where} has {n_layers} layers, "
+            f"{-n_layers} to {n_layers - 1}. layer_summary(model) lists them."
+        )
+    position = index % n_layers
+    calls = [entry for entry in layers if entry.index == position]
+    if not calls:
+        raise LayerNotFoundError(
+            f"Layer {index} of {where} does not lie between the input and the output of the "
+            "network."
+        )
+    if len(calls) > 1:
+        raise LayerNotFoundError(
+            f"Layer {index} of {where} is used {len(calls)} times: say which output, of "
+            f"{', '.join(repr(entry.path) for entry in calls)}."
+        )
+    return calls[0]
+
+
+def _last_before_classifier(layers):
+    # Nested models come after their own layers and repeat the last one's output.
+    chain = [entry for entry in layers if entry.type not in ("Functional", "Sequential")]
+    end = len(chain) - 1
+    while end > 0 and chain[end].type in _ACTIVATIONS:
+        end -= 1
+    if chain[end].type != "Dense" or end == 0:
+        return layers[-1]
+    end -= 1
+    while end > 0 and chain[end].type in _INACTIVE:
+        end -= 1
+    return chain[end]
+
+
+def _without_call(path):
+    name, _, call = path.rpartition(":")
+    return name if call.isdigit() else path
+
+
+def _shape_text(shape):
+    return "(" + ", ".join(["n", *("?" if n is None else str(n) for n in shape)]) + ")"

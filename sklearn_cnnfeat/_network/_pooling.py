@@ -1,0 +1,87 @@
+"""From a layer's maps to a row: the poolings, their widths and the names of their columns.
+
+The formulas are written once, against the operations of an array namespace (`keras.ops`), and
+become part of the compiled network.
+"""
+
+import numpy as np
+
+# Exponent and floor of generalized-mean pooling, as in the paper's fixed setting.
+GEM_POWER = 3.0
+GEM_FLOOR = 1e-6
+# Rows and columns of bins on each level of the spatial pyramid.
+SPP_LEVELS = (1, 2, 4)
+
+POOLINGS = ("flatten", "avg", "max", "gem", "spp")
+
+
+def spp_bins(length, n_bins):
+    """Return the first and the last-plus-one position of each bin along one axis.
+
+    Bins cover all positions, differ by at most one in length, and overlap where there are fewer
+    positions than bins.
+    """
+    return [(i * length // n_bins, -(-(i + 1) * length // n_bins)) for i in range(n_bins)]
+
+
+def pool(maps, pooling, map_shape, ops):
+    """Apply `pooling` to a batch of maps (n, height, width, channel)."""
+    if pooling is None or len(map_shape) == 1:
+        return maps
+    if pooling == "flatten":
+        return ops.reshape(maps, (-1, int(np.prod(map_shape))))
+    if pooling == "avg":
+        return ops.mean(maps, axis=(1, 2))
+    if pooling == "max":
+        return ops.max(maps, axis=(1, 2))
+    if pooling == "gem":
+        powers = ops.power(ops.maximum(maps, GEM_FLOOR), GEM_POWER)
+        return ops.power(ops.mean(powers, axis=(1, 2)), 1.0 / GEM_POWER)
+    height, width, _ = map_shape
+    bins = [
+        ops.max(maps[:, top:bottom, left:right, :], axis=(1, 2))
+        for level in SPP_LEVELS
+        for top, bottom in spp_bins(height, level)
+        for left, right in spp_bins(width, level)
+    ]
+    return ops.concatenate(bins, axis=-1)
+
+
+def pooled_shape(map_shape, pooling):
+    """Return the shape of what `pool` makes of one image's maps."""
+    if pooling is None or len(map_shape) == 1:
+        return tuple(map_shape)
+    *_, channels = map_shape
+    if pooling == "flatten":
+        return (int(np.prod(map_shape)),)
+    if pooling == "spp":
+        return (sum(level * level for level in SPP_LEVELS) * channels,)
+    return (channels,)
+
+
+def needs_fixed_size(pooling):
+    """Whether `pooling` gives as many numbers for every image only if maps are of one size."""
+    return pooling in ("flatten", "spp", None)
+
+
+def column_names(layer, map_shape, pooling):
+    """Name each column after the layer, the position and the channel it comes from."""
+    if len(map_shape) == 1:
+        return [f"{layer}_{i}" for i in range(map_shape[0])]
+    height, width, channels = map_shape
+    if pooling == "flatten":
+        return [
+            f"{layer}_y{y}_x{x}_c{c}"
+            for y in range(height)
+            for x in range(width)
+            for c in range(channels)
+        ]
+    if pooling == "spp":
+        return [
+            f"{layer}_spp{level}_y{y}_x{x}_c{c}"
+            for level in SPP_LEVELS
+            for y in range(level)
+            for x in range(level)
+            for c in range(channels)
+        ]
+    return [f"{layer}_c{c}" for c in range(channels)]

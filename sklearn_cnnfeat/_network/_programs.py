@@ -1,0 +1,355 @@
+"""Programs: compiled networks, kept on the disk between processes and in memory between fits."""
+
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+import threading
+import warnings
+from collections import OrderedDict
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from sklearn_cnnfeat._home import home_folder, make_private_folder
+from sklearn_cnnfeat._network import _build, _engines
+from sklearn_cnnfeat._network._spec import (
+    NetworkInfo,
+    digest_of_file,
+    digest_of_text,
+    installed_version,
+)
+from sklearn_cnnfeat._network._zoo import find_architecture
+
+# Least recently used programs leave the disk when all of them together take more bytes than this.
+MAX_BYTES_ON_DISK = 20 * 1024**3
+# Programs kept in memory: as many as a search over the layers of a network goes through.
+MAX_IN_MEMORY = 4
+# Largest difference to TensorFlow's own numbers, relative to the largest of them, that is put down
+# to the rounding of float32.
+TOLERANCE = 1e-3
+
+_RECORD = "program.json"
+_NETWORK = "network.xml"
+_WEIGHTS = "network.bin"
+
+
+class EngineWarning(UserWarning):
+    """Another engine than expected computes the features."""
+
+
+class ProgramWarning(UserWarning):
+    """A compiled network could not be kept or read, and is compiled again."""
+
+
+def identify(source, input_size=None, model=None):
+    """Return `source` with the digest of its weights, downloading published ones where needed."""
+    if source.kind == "object":
+        return replace(source, digest=_build.digest_of_model(model))
+    if source.kind == "file":
+        return replace(source, digest=digest_of_file(source.name))
+    if source.weights == "random":
+        return source
+    path = source.weights
+    if source.weights == "imagenet":
+        path = find_architecture(source.name).weights_file(source.include_top, input_size)
+        if not path.exists():
+            _build.load_network(source, input_size)
+    return replace(source, digest=digest_of_file(path))
+
+
+# --- which engine -----------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _has_openvino():
+    return importlib.util.find_spec("openvino") is not None
+
+
+def choose_engine():
+    """Return the engine that ``engine="auto"`` means on this machine."""
+    if not _has_openvino():
+        return "keras"
+    # Device files of NVIDIA's and AMD's drivers: TensorFlow is not imported only to see no GPU.
+    if any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
+        return "keras" if _build.has_gpu() else "openvino"
+    return "openvino"
+
+
+# --- programs ---------------------------------------------------------------------------------
+
+
+class Program:
+    """A network ready to run, or ready to be read or built when it is run first.
+
+    Attributes
+    ----------
+    info : NetworkInfo
+        Known without loading anything but a small JSON file.
+    engine : {"openvino", "keras"}
+        What computes it.
+    """
+
+    def __init__(self, spec, info, engine, *, folder=None, network=None, graph=None, reason=None):
+        self.spec = spec
+        self.info = info
+        self.engine = engine
+        # Why "auto" did not take OpenVINO; None where it did, or was not asked.
+        self.reason = reason
+        self.model = None
+        self._folder = folder
+        self._network = network
+        self._graph = graph
+        self._compiled = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, dtype, precision, n_threads, batch_size):
+        """Return an engine; one is kept for each set of arguments that is in use."""
+        key = (np.dtype(dtype).name, precision, n_threads, batch_size)
+        _check_process()
+        with self._lock:
+            if key not in self._compiled:
+                self._compiled[key] = self._make_engine(*key)
+                if len(self._compiled) > 2:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(key)
+            return self._compiled[key]
+
+    def _make_engine(self, dtype, precision, n_threads, batch_size):
+        if self.engine == "keras":
+            if self._graph is None:
+                self._graph = _build.build_graph(self.spec, self.model)
+            return _engines.KerasEngine(self._graph, batch_size)
+        if self._network is None:
+            self._network = _engines.read_program(self._folder / _NETWORK)
+        return _engines.OpenVINOEngine(self._network, dtype, precision, n_threads, batch_size)
+
+
+_programs = OrderedDict()
+_lock = threading.RLock()
+# Process in which the runtimes were set up; None before.
+_runtime_process = None
+
+
+def _check_process():
+    """Refuse to go on after a fork, where OpenVINO and TensorFlow would wait for ever."""
+    global _runtime_process
+    if _runtime_process not in (None, os.getpid()):
+        raise RuntimeError(
+            "This process was forked from one that had already run a network, and neither "
+            "OpenVINO nor TensorFlow works after a fork. Start workers with joblib's 'loky' "
+            "backend (scikit-learn's default) or with multiprocessing's 'spawn' method, or fork "
+            "before the first fit or transform."
+        )
+    _runtime_process = os.getpid()
+
+
+def open_program(spec, engine, model=None, announce=None):
+    """Return the program of a spec: from memory, from the disk, or newly compiled.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+        What to compute, with a source that carries its digest.
+    engine : {"auto", "openvino", "keras"}
+        What to compute it with.
+    model : keras.Model, default=None
+        The model, where the spec names an object.
+    announce : callable, default=None
+        Called with a sentence before anything that takes seconds.
+
+    Returns
+    -------
+    program : Program
+        Ready to be compiled.
+    """
+    wanted = choose_engine() if engine == "auto" else engine
+    if wanted == "openvino" and not _has_openvino():
+        raise ImportError(
+            "engine='openvino' needs OpenVINO: pip install openvino. engine='auto' runs on "
+            "Keras where it is missing."
+        )
+    facts = [spec.fingerprint(), wanted, installed_version(wanted)]
+    if model is not None and not _build.has_lasting_identity(model):
+        facts.append(id(model))
+    key = digest_of_text(json.dumps(facts))
+    with _lock:
+        program = _programs.get(key)
+        if program is None:
+            folder = home_folder() / "programs" / key
+            program = _read(folder, spec) or _compile(spec, wanted, folder, model, announce)
+            # As long as the program is kept, no other model can get the same id.
+            program.model = model
+            _programs[key] = program
+            if len(_programs) > MAX_IN_MEMORY:
+                _programs.popitem(last=False)
+        _programs.move_to_end(key)
+    if program.engine != wanted:
+        if engine != "auto":
+            raise RuntimeError(program.reason)
+        warnings.warn(program.reason + " Keras computes it instead.", EngineWarning, stacklevel=4)
+    return program
+
+
+def _compile(spec, engine, folder, model, announce):
+    _check_process()
+    name = _build.describe(spec.source)
+    if announce:
+        announce(f"compiling {name} (once; kept for later runs)")
+    graph = _build.build_graph(spec, model)
+    if engine == "keras":
+        program = Program(spec, graph.info, "keras", graph=graph)
+    else:
+        try:
+            network = _convert(graph)
+            reason = _compare(graph, network, name)
+        except Exception as error:
+            network, reason = None, f"OpenVINO cannot take {name}: {_first_line(error)}."
+        if reason is None:
+            program = Program(spec, graph.info, "openvino", network=network)
+        else:
+            program = Program(spec, graph.info, "keras", graph=graph, reason=reason)
+    if graph.lasting and _write(folder, program) and program.engine == "openvino":
+        # Read back, its weights are mapped from the file and shared among processes.
+        return Program(spec, graph.info, "openvino", folder=folder)
+    return program
+
+
+def _first_line(error):
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"
+
+
+def _convert(graph):
+    with tempfile.TemporaryDirectory(prefix="cnnfeat-") as folder:
+        path = Path(folder) / "graph.pb"
+        graph.write(path)
+        return _engines.read_graph(path, graph.output_names)
+
+
+def _compare(graph, network, name):
+    """Return why OpenVINO's numbers are not to be trusted; None where they equal Keras'."""
+    height, width, channels = (side or 64 for side in graph.info.input_shape)
+    # Smooth noise over the whole range: every layer sees something like a photograph.
+    coarse = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, channels))
+    rows = np.linspace(0, 7, height).round().astype(int)
+    columns = np.linspace(0, 7, width).round().astype(int)
+    pixels = np.ascontiguousarray(coarse[:, rows][:, :, columns], np.float32)
+    expected = graph.run(pixels)
+    worst = 0.0
+
+    def deliver(i, outputs):
+        nonlocal worst
+        for reference, output in zip(expected, outputs, strict=True):
+            scale = np.abs(reference[i]).max() or 1.0
+            worst = max(worst, float(np.abs(output - reference[i]).max() / scale))
+
+    engine = _engines.OpenVINOEngine(network, np.float32, "float32", 1, None)
+    engine.run((((i,), pixels[i : i + 1]) for i in range(len(pixels))), deliver)
+    if worst <= TOLERANCE:
+        return None
+    return (
+        f"OpenVINO's numbers for {name} differ from Keras' by {worst:.1e} of the largest "
+        f"(allowed: {TOLERANCE:.0e})."
+    )
+
+
+# --- on the disk ------------------------------------------------------------------------------
+
+
+def _write(folder, program):
+    """Keep a program for later processes, complete or not at all; return whether it is there."""
+    try:
+        make_private_folder(folder.parent)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="tmp-") as temporary:
+            temporary = Path(temporary)
+            record = {
+                "info": program.info.to_json(),
+                "engine": program.engine,
+                "reason": program.reason,
+                "files": {},
+            }
+            if program.engine == "openvino":
+                _engines.write_program(program._network, temporary / _NETWORK)
+                record["files"] = {
+                    name: digest_of_file(temporary / name) for name in (_NETWORK, _WEIGHTS)
+                }
+            text = json.dumps(record, indent=1)
+            (temporary / _RECORD).write_text(
+                json.dumps({"sha256": digest_of_text(text), "record": text}), encoding="utf-8"
+            )
+            try:
+                os.rename(temporary, folder)
+            except OSError:
+                # Another process was first; what it wrote is the same. A damaged program was
+                # taken away when it was read.
+                if not folder.is_dir():
+                    raise
+            else:
+                # The context manager expects something to remove.
+                temporary.mkdir()
+        _make_room(folder.parent, keep=folder)
+        return True
+    except OSError as error:
+        warnings.warn(
+            f"The compiled network cannot be kept in {folder.parent} ({error}); the next process "
+            "compiles it again. Set SKLEARN_CNNFEAT_HOME to a folder that can be written to.",
+            ProgramWarning,
+            stacklevel=6,
+        )
+        return False
+
+
+def _read(folder, spec):
+    """Return the program in `folder`; None where there is none or it is damaged."""
+    try:
+        envelope = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        if digest_of_text(envelope["record"]) != envelope["sha256"]:
+            raise ValueError("its record is damaged")
+        record = json.loads(envelope["record"])
+        for name, digest in record["files"].items():
+            if digest_of_file(folder / name) != digest:
+                raise ValueError(f"{name} is damaged")
+    except FileNotFoundError:
+        if not folder.is_dir():
+            return None
+        problem = "a file is missing"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = str(error)
+    else:
+        try:
+            os.utime(folder / _RECORD)
+        except OSError:
+            # A read-only folder serves programs as well; only their age is not noted.
+            pass
+        info = NetworkInfo.from_json(record["info"])
+        return Program(spec, info, record["engine"], folder=folder, reason=record["reason"])
+    warnings.warn(
+        f"The compiled network in {folder} cannot be used ({problem}); it is compiled again.",
+        ProgramWarning,
+        stacklevel=5,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def _make_room(parent, keep):
+    programs = []
+    for folder in parent.iterdir():
+        try:
+            files = list(folder.iterdir())
+            size = sum(file.stat().st_size for file in files)
+            programs.append(((folder / _RECORD).stat().st_mtime, size, folder))
+        except OSError:
+            # Being written or removed by another process.
+            continue
+    total = sum(size for _, size, _ in programs)
+    for _, size, folder in sorted(programs, key=lambda program: program[0]):
+        if total <= MAX_BYTES_ON_DISK:
+            break
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size

@@ -1,0 +1,148 @@
+"""What to compute: frozen values with a fingerprint, made without importing Keras."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+# Raised whenever a program written by an older version of this package computes other numbers.
+PROGRAM_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network and its weights come from."""
+
+    # "zoo" (a name of Keras Applications), "file" (a model file) or "object" (a keras.Model).
+    kind: str
+    # Name in the zoo, path of the file, or name of the model.
+    name: str
+    # "imagenet", "random" or the path of a weights file; "own" for files and objects.
+    weights: str = "own"
+    include_top: bool = False
+    seed: int | None = None
+    # SHA-256 of the weights file, of the model file, or of an object's configuration and weights.
+    digest: str | None = None
+
+    def identity(self):
+        """Return what the numbers depend on: content, never where it lies."""
+        identity = asdict(self)
+        if self.kind != "zoo":
+            del identity["name"]
+        if self.weights not in ("imagenet", "random", "own"):
+            identity["weights"] = "file"
+        if self.weights == "imagenet":
+            # The same bytes under a path of the user's own are the same network.
+            identity["weights"] = "file"
+        return identity
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """One network, cut behind the layers that are wanted: the key of a program."""
+
+    source: Source
+    # As the user spelled them: names, paths into nested models, or indices.
+    layers: tuple
+    # One pooling a layer: a name of `_pooling.POOLINGS`, or None for maps as they are.
+    poolings: tuple
+    # Mode of Keras' preprocess_input, "rescale", or None.
+    preprocessing: str | None = None
+    # Height and width in pixels as asked for; None for the network's own.
+    input_size: tuple | None = None
+
+    def fingerprint(self):
+        """Return the name of the program that this value describes."""
+        facts = {
+            "source": self.source.identity(),
+            "layers": self.layers,
+            "poolings": self.poolings,
+            "preprocessing": self.preprocessing,
+            "input_size": self.input_size,
+            "format": PROGRAM_FORMAT,
+            "versions": {name: installed_version(name) for name in ("tensorflow", "keras")},
+        }
+        return digest_of_text(json.dumps(facts, sort_keys=True))
+
+
+@dataclass(frozen=True)
+class Head:
+    """One output of a network: a layer and how its maps are pooled."""
+
+    # Path of the layer, as `layer=` accepts it.
+    layer: str
+    pooling: str | None
+    # Shape of the layer's output, without the batch; None where it depends on the image.
+    map_shape: tuple
+    # Shape of what comes out of the program, without the batch.
+    shape: tuple
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What is known of a network once it has been built; kept beside its program."""
+
+    heads: tuple
+    # Height, width (None: any) and channels of the images that go in.
+    input_shape: tuple
+
+    def to_json(self):
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values):
+        """Return the value that `to_json` wrote."""
+        heads = tuple(
+            Head(
+                layer=head["layer"],
+                pooling=head["pooling"],
+                map_shape=tuple(head["map_shape"]),
+                shape=tuple(head["shape"]),
+            )
+            for head in values["heads"]
+        )
+        return cls(heads=heads, input_shape=tuple(values["input_shape"]))
+
+
+def with_digest(source, path):
+    """Return `source` with the digest of the file at `path`."""
+    return replace(source, digest=digest_of_file(path))
+
+
+def digest_of_text(text):
+    """Return the SHA-256 of `text` in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_file(path):
+    """Return the SHA-256 of a file's content in hexadecimal.
+
+    It is remembered while the file's size, inode and times stay the same, so that a search
+    with hundreds of fits reads a model file once.
+    """
+    status = os.stat(path)
+    return _digest_of_file(
+        Path(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    )
+
+
+@lru_cache(maxsize=64)
+def _digest_of_file(path, size, modified, changed, inode):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def installed_version(distribution):
+    """Return the version of an installed distribution without importing it, or None."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,598 @@
+"""The estimator: parameters, validation, names and tags. It computes nothing itself."""
+
+import os
+from difflib import get_close_matches
+from itertools import pairwise
+from numbers import Integral, Real
+
+import numpy as np
+import psutil
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_cnnfeat._images import ImageSpec, as_images
+from sklearn_cnnfeat._network import _build, _programs
+from sklearn_cnnfeat._network._pooling import POOLINGS, column_names, pooled_shape
+from sklearn_cnnfeat._network._spec import NetworkSpec, Source
+from sklearn_cnnfeat._network._zoo import find_architecture, list_models
+from sklearn_cnnfeat._progress import announce, progress
+from sklearn_cnnfeat._stream import ArraySink, stream, thread_count
+
+_MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
+    """Turn images into the activations of a layer of a convolutional network.
+
+    The network is not trained; `fit` checks everything and finds out how long a row will be.
+    Rows come out in the order of `X`, each the same whatever the other images are.
+
+    Parameters
+    ----------
+    model : str, path or keras.Model, default="vgg16"
+        - a name that :func:`list_models` lists, such as ``"resnet50_v2"``;
+        - the path of a ``.keras`` or ``.h5`` file;
+        - a Keras model: Sequential, Functional, or models nested in models.
+
+    layer : str, int or list of these, default="block5_pool"
+        Where the features are taken from; nothing behind the deepest layer is computed.
+
+        - a name, as `layer_summary` lists them;
+        - a path into a nested model, such as ``"vgg16/block5_pool"``; the bare name of a nested
+          layer will do where it is unique;
+        - an integer index into the outermost model's layers, negative from the end. For networks
+          by name it counts the whole network with its classifier: -2 is the second last layer;
+        - ``"last"``: the last layer before the classifier. For networks by name that is the last
+          one of ``include_top=False``; for other models the one that feeds the final `Dense`;
+        - a list of these: their columns stand side by side.
+
+    pooling : {"flatten", "avg", "max", "gem", "spp"}, callable or None, default="flatten"
+        How the maps (height, width, channels) of a layer become numbers. Layers that give vectors
+        pass through.
+
+        - ``"flatten"``: all of them, in the order of rows, columns, channels;
+        - ``"avg"`` and ``"max"``: mean and maximum of each channel over all positions;
+        - ``"gem"``: generalized mean, :math:`(\\frac{1}{n}\\sum \\max(x, 10^{-6})^3)^{1/3}` of each
+          channel [1]_;
+        - ``"spp"``: spatial pyramid, the maxima of 1 + 4 + 16 bins (1x1, 2x2 and 4x4) of each
+          channel [2]_;
+        - None: the maps as they are, a 4-D array;
+        - a callable: takes maps (n, height, width, channels) and returns (n, k). It is called for
+          one image at a time.
+
+    weights : "imagenet", path or None, default="imagenet"
+        For networks by name: the published ImageNet weights (downloaded by Keras into its folder,
+        ``~/.keras/models`` or ``$KERAS_HOME/models``, the first time), a weights file of your
+        own, or None for random weights.
+
+    preprocessing : {"auto", "caffe", "tf", "torch", "rescale"}, callable or None, default="auto"
+        What happens to pixels (0 to 255) before the network. ``"auto"`` is what the network was
+        trained with for networks by name, and nothing for other models. The names are the modes
+        of Keras' `preprocess_input`; ``"rescale"`` divides by 255. A callable takes a float32
+        batch (1, height, width, channels) and returns it changed.
+
+    input_size : int or (int, int), default=None
+        Height and width in pixels that images are brought to. None takes the network's own size;
+        a model that takes images of any size then gets each image in its own.
+
+    resize : {"stretch", "crop", "pad"}, default="stretch"
+        ``"stretch"`` ignores the aspect ratio, as Keras' `load_img` does. ``"crop"`` brings the
+        short side to size / 0.875 and takes the centre. ``"pad"`` keeps all of the picture on
+        black.
+
+    interpolation : {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"}, \
+            default="bilinear"
+        Pillow's resampling filter.
+
+    image_shape : tuple of int, default=None
+        Shape of each image, ``(height, width)`` or ``(height, width, channels)``, where `X` is
+        2-D with one flattened image a row, as in :func:`sklearn.datasets.load_digits`. One entry
+        may be -1, as in :func:`numpy.reshape`.
+
+    value_range : (float, float), default=None
+        Values of black and of white, which become 0 and 255. None takes numbers as pixels on
+        0 to 255. For `load_digits` it is ``(0, 16)``, for images scaled to 0-1 ``(0, 1)``.
+
+    data_format : {"channels_last", "channels_first"}, default="channels_last"
+        Where arrays have their channels.
+
+    batch_size : int, default=None
+        Images computed by one call of the network. None leaves it to the engine: 1 a core for
+        OpenVINO, 32 for Keras.
+
+    engine : {"auto", "openvino", "keras"}, default="auto"
+        What runs the network. ``"auto"`` is Keras on a GPU that TensorFlow sees, and OpenVINO on
+        a CPU. A network that OpenVINO cannot take, or computes differently, runs on Keras with a
+        warning.
+
+    precision : {"float32", "bfloat16"}, default="float32"
+        Arithmetic of the OpenVINO engine. ``"bfloat16"`` is about twice as fast on processors
+        that compute it in hardware, and changes features in the third digit.
+
+    on_error : {"raise", "nan"}, default="raise"
+        What an image that cannot be read does: raise an error that names it, or make its row NaN,
+        with one warning that lists all such images.
+
+    max_pixels : int, default=178956970
+        Images of more pixels than this are refused before they are decoded.
+
+    n_jobs : int, default=None
+        Threads for decoding and for the network. None stands for all cores that this process may
+        use, or for its share (``OMP_NUM_THREADS``) inside a worker of joblib.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the weights where ``weights=None``.
+
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    layer_names_ : list of str
+        Paths of the layers.
+
+    feature_shapes_ : list of tuple of int
+        Shape of each layer's output for one image: (height, width, channels) or (length,).
+
+    input_size_ : tuple of int or None
+        Height and width in pixels of the images that the network sees; None where each image
+        keeps its own size.
+
+    engine_ : {"openvino", "keras"}
+        What runs the network.
+
+    n_features_in_ : int
+        Number of columns of `X`, where it is 2-D or a data frame.
+
+    feature_names_in_ : ndarray of str
+        Names of the columns of `X`, where it is a data frame.
+
+    See Also
+    --------
+    list_models : Networks that are known by name.
+    load_image_folder : Paths and labels from one folder a class.
+
+    References
+    ----------
+    .. [1] F. Radenović, G. Tolias, O. Chum, "Fine-tuning CNN image retrieval with no human
+       annotation", IEEE TPAMI 41(7), 2019. https://arxiv.org/abs/1711.02512
+
+    .. [2] K. He, X. Zhang, S. Ren, J. Sun, "Spatial pyramid pooling in deep convolutional
+       networks for visual recognition", ECCV 2014. https://arxiv.org/abs/1406.4729
+
+    Examples
+    --------
+    Random weights do without a download; leave ``weights`` out for ImageNet's.
+
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sklearn_cnnfeat import CNNFeatureTransformer
+    >>> photos = load_sample_images().images
+    >>> cnn = CNNFeatureTransformer(
+    ...     "mobilenet", "conv_pw_2_relu", "avg", weights=None, input_size=64, random_state=0
+    ... )
+    >>> cnn.fit_transform(photos).shape
+    (2, 128)
+    >>> cnn.feature_shapes_
+    [(16, 16, 128)]
+    >>> cnn.get_feature_names_out()[:2]
+    array(['conv_pw_2_relu_c0', 'conv_pw_2_relu_c1'], dtype=object)
+    """
+
+    _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own convention
+        # Names, paths and layers have errors of their own, which list what there is.
+        "model": "no_validation",
+        "layer": [str, Integral, list, tuple],
+        "pooling": [StrOptions(set(POOLINGS)), callable, None],
+        "weights": [str, os.PathLike, None],
+        "preprocessing": [
+            StrOptions({"auto", "caffe", "tf", "torch", "rescale"}),
+            callable,
+            None,
+        ],
+        "input_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "resize": [StrOptions({"stretch", "crop", "pad"})],
+        "interpolation": [
+            StrOptions({"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"})
+        ],
+        "image_shape": [tuple, list, None],
+        "value_range": [tuple, list, None],
+        "data_format": [StrOptions({"channels_last", "channels_first"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "engine": [StrOptions({"auto", "openvino", "keras"})],
+        "precision": [StrOptions({"float32", "bfloat16"})],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "max_pixels": [Interval(Real, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model="vgg16",
+        layer="block5_pool",
+        pooling="flatten",
+        *,
+        weights="imagenet",
+        preprocessing="auto",
+        input_size=None,
+        resize="stretch",
+        interpolation="bilinear",
+        image_shape=None,
+        value_range=None,
+        data_format="channels_last",
+        batch_size=None,
+        engine="auto",
+        precision="float32",
+        on_error="raise",
+        max_pixels=178_956_970,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.model = model
+        self.layer = layer
+        self.pooling = pooling
+        self.weights = weights
+        self.preprocessing = preprocessing
+        self.input_size = input_size
+        self.resize = resize
+        self.interpolation = interpolation
+        self.image_shape = image_shape
+        self.value_range = value_range
+        self.data_format = data_format
+        self.batch_size = batch_size
+        self.engine = engine
+        self.precision = precision
+        self.on_error = on_error
+        self.max_pixels = max_pixels
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # --- fitting ------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Check parameters and images, and prepare the network.
+
+        Parameters
+        ----------
+        X : sequence of images
+            Paths, encoded images (`bytes`), PIL images or arrays, in a list, array, Series or a
+            data frame of one column; or one array: (n, height, width, channels),
+            (n, height, width), or 2-D with `image_shape`.
+
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : CNNFeatureTransformer
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If `X`, a parameter or the model does not fit; the message says what would.
+        WeightsNotFoundError
+            If the published weights are not here and cannot be downloaded.
+        """
+        del y
+        self._read(X, reset=True)
+        self._spec = self._make_spec()
+        program = self._open_program()
+        info = program.info
+        self.engine_ = program.engine
+        self.layer_names_ = [head.layer for head in info.heads]
+        self.feature_shapes_ = [head.map_shape for head in info.heads]
+        height, width, self._n_channels = info.input_shape
+        self.input_size_ = None if height is None or width is None else (height, width)
+        self._shapes = [self._row_shape(head) for head in info.heads]
+        self._n_features_out = sum(int(np.prod(shape)) for shape in self._shapes)
+        return self
+
+    def _make_spec(self):
+        """Return what to compute, from the parameters."""
+        layers = tuple(self.layer) if isinstance(self.layer, (list, tuple)) else (self.layer,)
+        if not layers or not all(isinstance(layer, (str, Integral)) for layer in layers):
+            raise ValueError(
+                "layer must be a name, an index, or a list of these that is not empty. Got "
+                f"{self.layer!r} instead."
+            )
+        if len(set(layers)) < len(layers):
+            raise ValueError(f"layer names a layer twice: {self.layer!r}.")
+        if len(layers) > 1 and self.pooling is None:
+            raise ValueError(
+                "pooling=None gives the maps of one layer as a 4-D array; choose a pooling to put "
+                "several layers side by side."
+            )
+        input_size = _check_input_size(self.input_size)
+        source = self._make_source(layers)
+        preprocessing = self.preprocessing
+        if source.kind == "zoo":
+            architecture = find_architecture(source.name)
+            native = architecture.native_size
+            input_size = input_size or (native, native)
+            if preprocessing == "auto":
+                preprocessing = architecture.preprocessing
+        elif preprocessing == "auto":
+            preprocessing = None
+        return NetworkSpec(
+            source=_programs.identify(source, input_size, self.model),
+            layers=tuple(layer if isinstance(layer, str) else int(layer) for layer in layers),
+            poolings=(None if callable(self.pooling) else self.pooling,) * len(layers),
+            preprocessing=None if callable(preprocessing) else preprocessing,
+            input_size=input_size,
+        )
+
+    def _make_source(self, layers):
+        model, weights = self.model, self.weights
+        if _build.is_keras_model(model):
+            return Source("object", model.name)
+        if not isinstance(model, (str, os.PathLike)):
+            raise TypeError(
+                "model must be the name of a network, the path of a .keras or .h5 file, or a "
+                f"keras.Model. Got {model!r} instead."
+            )
+        path = os.fspath(model)
+        architecture = find_architecture(path)
+        if architecture is None:
+            _check_model_file(path)
+            return Source("file", os.path.abspath(path))
+        if weights is not None and weights != "imagenet":
+            weights = os.path.abspath(os.fspath(weights))
+            if not os.path.isfile(weights):
+                raise FileNotFoundError(
+                    f"weights={os.fspath(self.weights)!r} is no file; it must be 'imagenet', None "
+                    "(random) or the path of a weights file (.weights.h5, .h5 or .keras)."
+                )
+        seed = None
+        if weights is None:
+            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        return Source(
+            "zoo",
+            architecture.name,
+            weights="random" if weights is None else weights,
+            include_top=any(architecture.needs_top(layer) for layer in layers),
+            seed=seed,
+        )
+
+    def _open_program(self):
+        return _programs.open_program(
+            self._spec,
+            self.engine,
+            self.model if self._spec.source.kind == "object" else None,
+            lambda sentence: announce(sentence, self.verbose),
+        )
+
+    def _row_shape(self, head):
+        if not callable(self.pooling) or len(head.map_shape) == 1:
+            return head.shape
+        return self._pool(np.zeros(head.map_shape, np.float32)).shape
+
+    def _pool(self, maps):
+        """Apply a pooling of the user's own to the maps of one image."""
+        row = np.asarray(self.pooling(maps[np.newaxis]), np.float32)
+        if row.ndim != 2 or len(row) != 1:
+            raise ValueError(
+                "A callable pooling takes maps (n, height, width, channels) and returns an array "
+                f"(n, k). Got shape {row.shape} for maps of shape {(1, *maps.shape)}."
+            )
+        return row[0]
+
+    # --- transforming -------------------------------------------------------------------------
+
+    def transform(self, X):
+        """Compute the features of images.
+
+        Parameters
+        ----------
+        X : sequence of images
+            As for `fit`.
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), float32
+            One row an image, in the order of `X`. With ``pooling=None``: the maps,
+            (n_images, height, width, channels).
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read and ``on_error="raise"``; the message names it.
+        MemoryError
+            If the features would not fit into memory; nothing was computed.
+        """
+        check_is_fitted(self)
+        images = self._read(X, reset=False)
+        shape = self._shapes[0] if self.pooling is None else (self._n_features_out,)
+        self._check_memory(len(images), shape)
+        out = np.empty((len(images), *shape), np.float32)
+        self._run(images, ArraySink(out, self._columns()))
+        return out
+
+    def _run(self, images, sink):
+        """Stream images through the network into a sink."""
+        height, width = self.input_size_ or (None, None)
+        image_spec = ImageSpec(
+            height=height,
+            width=width,
+            channels=self._n_channels,
+            resize=self.resize,
+            interpolation=self.interpolation,
+            max_pixels=self.max_pixels,
+        )
+        n_threads = thread_count(self.n_jobs)
+        dtype = np.float32 if callable(self.preprocessing) else images.dtype
+        if callable(self.pooling):
+            sink = _PooledSink(sink, self._pool)
+        with progress(len(images), "features", self.verbose) as bar:
+            stream(
+                images,
+                image_spec,
+                sink,
+                lambda: self._open_program().compile(
+                    dtype, self.precision, n_threads, self.batch_size
+                ),
+                n_threads=n_threads,
+                on_error=self.on_error,
+                bar=bar,
+                adapt=self._preprocess if callable(self.preprocessing) else None,
+            )
+
+    def _preprocess(self, pixels):
+        """Apply a preprocessing of the user's own to one image."""
+        # Functions of Keras change float arrays in place.
+        batch = self.preprocessing(np.array(pixels[np.newaxis], np.float32))
+        batch = np.asarray(batch, np.float32)
+        if batch.shape != (1, *pixels.shape):
+            raise ValueError(
+                "A callable preprocessing must keep the shape of the batch that it is given, "
+                f"{(1, *pixels.shape)}. Got {batch.shape} instead."
+            )
+        return batch[0]
+
+    def _columns(self):
+        ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes])
+        return [slice(start, end) for start, end in pairwise([0, *ends])]
+
+    def _check_memory(self, n_images, shape):
+        needed = n_images * int(np.prod(shape)) * np.dtype(np.float32).itemsize
+        available = psutil.virtual_memory().available
+        if needed <= available:
+            return
+        pooled = sum(pooled_shape(maps, "avg")[0] for maps in self.feature_shapes_)
+        raise MemoryError(
+            f"The features of {n_images:,} images with {int(np.prod(shape)):,} columns each take "
+            f"{needed / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free. pooling='avg' gives "
+            f"{pooled:,} columns ({n_images * pooled * 4 / 1e9:.1f} GB)."
+        )
+
+    def _read(self, X, reset):
+        """Return `X` as images, checked as far as it goes without decoding them."""
+        if self.image_shape is not None and not isinstance(X, (list, tuple)):
+            X = validate_data(self, X, dtype=None, reset=reset, ensure_all_finite=True)
+            if X.dtype == object:
+                X = X.astype(np.float64)
+        elif hasattr(X, "columns"):
+            validate_data(self, X, skip_check_array=True, reset=reset)
+        images = as_images(
+            X,
+            image_shape=self.image_shape,
+            value_range=self.value_range,
+            data_format=self.data_format,
+        )
+        if self.on_error == "raise":
+            images.check()
+        return images
+
+    # --- scikit-learn -------------------------------------------------------------------------
+
+    def get_feature_names_out(self, input_features=None):
+        """Say where each column comes from.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Not used, for the columns come from the network.
+
+        Returns
+        -------
+        names : ndarray of str
+            For example ``block5_pool_y3_x2_c117`` with ``pooling="flatten"``,
+            ``block5_pool_c117`` with ``"avg"``.
+        """
+        del input_features
+        check_is_fitted(self)
+        if self.pooling is None and len(self.feature_shapes_[0]) > 1:
+            raise ValueError(
+                "pooling=None gives 4-D maps, which have no columns to be named; choose a pooling "
+                "to get a table."
+            )
+        names = []
+        for layer, maps, shape in zip(
+            self.layer_names_, self.feature_shapes_, self._shapes, strict=True
+        ):
+            if callable(self.pooling) and len(maps) > 1:
+                names += [f"{layer}_{i}" for i in range(shape[0])]
+            else:
+                names += column_names(layer, maps, self.pooling)
+        return np.asarray(names, dtype=object)
+
+    def __sklearn_clone__(self):
+        # The model is only read: clones share it instead of copying its weights.
+        parameters = {
+            name: value if name == "model" else clone(value, safe=False)
+            for name, value in self.get_params(deep=False).items()
+        }
+        copy = type(self)(**parameters)
+        for setting in ("_sklearn_output_config", "_metadata_request"):
+            if hasattr(self, setting):
+                setattr(copy, setting, getattr(self, setting))
+        return copy
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        if _build.is_keras_model(state.get("model")):
+            state = {**state, "model": _build.PickledModel.of(state["model"])}
+        return state
+
+    def __setstate__(self, state):
+        if isinstance(state.get("model"), _build.PickledModel):
+            state = {**state, "model": state["model"].load()}
+        super().__setstate__(state)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        flattened = self.image_shape is not None
+        tags.input_tags.two_d_array = flattened
+        tags.input_tags.one_d_array = not flattened
+        tags.input_tags.string = not flattened
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+class _PooledSink:
+    """A sink behind a pooling of the user's own."""
+
+    def __init__(self, sink, pool):
+        self._sink = sink
+        self._pool = pool
+        self.fail = sink.fail
+
+    def write(self, i, rows):
+        self._sink.write(i, [self._pool(row) if row.ndim == 3 else row for row in rows])
+
+
+def _check_input_size(input_size):
+    if input_size is None:
+        return None
+    sizes = (input_size, input_size) if isinstance(input_size, Integral) else tuple(input_size)
+    if len(sizes) != 2 or not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        raise ValueError(
+            f"input_size must be a number of pixels or (height, width). Got {input_size!r} instead."
+        )
+    return tuple(int(size) for size in sizes)
+
+
+def _check_model_file(path):
+    if os.path.isfile(path):
+        if path.endswith(_MODEL_SUFFIXES):
+            return
+        raise ValueError(
+            f"model={path!r} is a file, but not one with the suffix .keras or .h5 of a Keras model."
+        )
+    if path.endswith(_MODEL_SUFFIXES) or os.path.dirname(path):
+        raise FileNotFoundError(
+            f"model={path!r}: there is no such file. Relative paths start at {os.getcwd()!r}."
+        )
+    close = get_close_matches(path.lower(), list_models(), n=4, cutoff=0.4)
+    hint = f" Nearest names: {', '.join(map(repr, close))}." if close else ""
+    raise ValueError(
+        f"model={path!r} is neither the name of a network nor a file.{hint} list_models() lists "
+        "all names."
+    )

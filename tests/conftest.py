@@ -1,0 +1,48 @@
+"""Shared fixtures: a home of our own for every run, real photographs where they are."""
+
+import os
+from pathlib import Path
+
+# Before TensorFlow is imported by any test: its chatter is not ours.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+_ASSETS = Path(
+    os.environ.get("CNNFEAT_TEST_ASSETS")
+    or Path(__file__).resolve().parents[2] / "shared" / "assets"
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory):
+    """Keep compiled networks of the tests out of the user's home, and share them among tests."""
+    folder = tmp_path_factory.mktemp("home")
+    before = os.environ.get("SKLEARN_CNNFEAT_HOME")
+    os.environ["SKLEARN_CNNFEAT_HOME"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["SKLEARN_CNNFEAT_HOME"]
+    else:
+        os.environ["SKLEARN_CNNFEAT_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def assets():
+    """Return the folder of real weights and photographs."""
+    if not _ASSETS.is_dir():
+        pytest.skip(f"no assets in {_ASSETS}; CNNFEAT_TEST_ASSETS names their folder")
+    return _ASSETS
+
+
+@pytest.fixture(scope="session")
+def photos(assets):
+    """Return the sorted paths of the photographs."""
+    return sorted(str(path) for path in (assets / "photos").rglob("*.jpg"))
+
+
+@pytest.fixture
+def imagenet_home(assets, monkeypatch):
+    """Let Keras find the published weights of MobileNet without a network."""
+    monkeypatch.setenv("KERAS_HOME", str(assets / "keras_home"))
