@@ -1,14 +1,19 @@
 """Features of any layer of any convolutional network, for scikit-learn."""
 
+from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
 from sklearn_cnnfeat._folders import load_image_folder, load_image_table
 from sklearn_cnnfeat._network._zoo import list_models
+from sklearn_cnnfeat._search import precompute
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "CNNFeatureTransformer",
+    "CacheWarning",
+    "FeatureCache",
     "list_models",
     "load_image_folder",
     "load_image_table",
+    "precompute",
 ]

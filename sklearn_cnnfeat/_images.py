@@ -12,6 +12,7 @@ import numbers
 import os
 import stat
 import threading
+import time
 import warnings
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -83,6 +84,13 @@ _TURNS = {
 
 # A PIL image opened from a file reads it on first use, and the same object may stand in X twice.
 _PIL_LOADING = threading.Lock()
+
+# Digests of files by path and by how they are read, with the state of the file at that time.
+_DIGESTS = {}
+_MOST_DIGESTS = 500_000
+# Nanoseconds after which a file's times are trusted to change with its content: file systems keep
+# them to two seconds or better.
+_SETTLED_NS = 2_500_000_000
 
 _CHUNK_VALUES = 4_000_000
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -235,6 +243,38 @@ class Images:
         digest.update(content)
         return digest.digest()
 
+    def key(self, i):
+        """Return the digest of image `i`, without reading a file that has not changed."""
+        return self._remembered(i) or self.read_with_key(i)[1]
+
+    def read_with_key(self, i):
+        """Return image `i` as it comes, and its digest."""
+        if self.kind != "path":
+            raw = self.read(i)
+            return raw, self.digest(raw)
+        now = time.time_ns()
+        before = _file_state(self._items[i])
+        raw = self.read(i)
+        key = self._remembered(i)
+        if key is None:
+            key = self.digest(raw)
+            # A file just written may change again without a change of its time.
+            settled = before is not None and now - max(before[1:3]) > _SETTLED_NS
+            if settled and _file_state(self._items[i]) == before:
+                if len(_DIGESTS) >= _MOST_DIGESTS:
+                    _DIGESTS.clear()
+                _DIGESTS[self._items[i], self._how()] = before, key
+        return raw, key
+
+    def _remembered(self, i):
+        if self.kind != "path":
+            return None
+        state, key = _DIGESTS.get((self._items[i], self._how()), (None, None))
+        return key if state is not None and state == _file_state(self._items[i]) else None
+
+    def _how(self):
+        return self.dtype, self._value_range
+
     def decode(self, raw, spec, name):
         """Return the pixels, on 0..255, that `spec` asks for: (height, width, channels)."""
         try:
@@ -278,6 +318,15 @@ class Images:
 
 
 # --- from an encoded or PIL image to pixels ------------------------------------------------------
+
+
+def _file_state(path):
+    """Return size, times and identity of a file; None where it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
 
 
 def _open(data, max_pixels):

@@ -1,9 +1,10 @@
-"""The loop: images -> decoded ahead in threads -> network -> rows into a sink.
+"""The loop: images -> known rows, or decoded ahead in threads -> network -> rows into a sink.
 
-The only room that knows images and network together. At any moment a few images a core are decoded
-and nothing else: memory does not depend on how many there are.
+The only room that knows images, cache and network together. At any moment a few images a core are
+decoded and nothing else: memory does not depend on how many there are.
 """
 
+import math
 import os
 import warnings
 from collections import deque
@@ -18,6 +19,10 @@ from sklearn_cnnfeat._images import ImageError, first_few
 
 # Images decoded or being decoded, for each thread, before the network takes them.
 _AHEAD = 4
+# Images looked up in the cache at once, and rows or bytes of rows written to it at once.
+_CHUNK = 64
+_ROWS_A_WRITE = 256
+_BYTES_A_WRITE = 32 * 1024**2
 
 
 class UnreadableImageWarning(UserWarning):
@@ -67,7 +72,72 @@ def thread_count(n_jobs):
     return min(cores, int(share)) if share.isdigit() and int(share) > 0 else cores
 
 
-def stream(images, image_spec, sink, open_engine, *, n_threads, on_error, bar, adapt=None):
+class NullSink:
+    """Rows that are wanted in the cache only."""
+
+    def write(self, i, rows):
+        """Forget the rows of image `i`."""
+
+    def fail(self, i):
+        """Forget that image `i` is unreadable; a warning lists it."""
+
+
+class RowStore:
+    """The rows of one network in a feature cache.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        Where rows are kept.
+    recipes : list of str
+        What the rows of each head depend on besides the image.
+    shapes : list of tuple
+        Shape of each head's row.
+    """
+
+    def __init__(self, cache, recipes, shapes):
+        self._cache = cache
+        self._recipes = recipes
+        self._shapes = shapes
+        self._keys = []
+        self._rows = []
+        self._n_bytes = 0
+
+    def find(self, keys):
+        """Return, for each key, the rows of all heads, or None where one is missing."""
+        known = [k for k, key in enumerate(keys) if key is not None]
+        found = [None] * len(keys)
+        digests = [keys[k] for k in known]
+        hit = np.ones(len(known), bool)
+        heads = []
+        for recipe, shape in zip(self._recipes, self._shapes, strict=True):
+            rows = np.empty((len(known), math.prod(shape)), np.float32)
+            hit &= self._cache.get_many(recipe, digests, rows)
+            heads.append(rows.reshape(len(known), *shape))
+        for position in np.flatnonzero(hit):
+            found[known[position]] = [rows[position] for rows in heads]
+        return found
+
+    def add(self, key, rows):
+        """Keep the rows of an image; they are written in larger lots."""
+        self._keys.append(key)
+        self._rows.append([np.array(row).ravel() for row in rows])
+        self._n_bytes += sum(row.nbytes for row in self._rows[-1])
+        if len(self._keys) >= _ROWS_A_WRITE or self._n_bytes >= _BYTES_A_WRITE:
+            self.flush()
+
+    def flush(self):
+        """Write what has been added."""
+        keys, rows = self._keys, self._rows
+        self._keys, self._rows, self._n_bytes = [], [], 0
+        if keys:
+            for recipe, of_head in zip(self._recipes, zip(*rows, strict=True), strict=True):
+                self._cache.put_many(recipe, keys, np.stack(of_head))
+
+
+def stream(
+    images, image_spec, sink, open_engine, *, n_threads, on_error, bar, adapt=None, store=None
+):
     """Compute the rows of all images.
 
     Parameters
@@ -88,24 +158,56 @@ def stream(images, image_spec, sink, open_engine, *, n_threads, on_error, bar, a
         Moved on by one for each image.
     adapt : callable, default=None
         Applied to each decoded image.
+    store : RowStore, default=None
+        Where rows are looked up before, and kept after, they are computed.
+
+    Returns
+    -------
+    n_computed : int
+        Number of images that went through the network.
     """
     unreadable = []
+    n_computed = 0
+
+    def find_keys(chunk):
+        keys = []
+        for i in chunk:
+            try:
+                keys.append(images.key(i))
+            except ImageError:
+                # Told when it is about to be decoded.
+                keys.append(None)
+        return keys
+
+    def missing():
+        """Write the rows that are known already; yield the images that must be computed."""
+        if store is None:
+            yield from range(len(images))
+            return
+        chunks = [
+            range(start, min(start + _CHUNK, len(images)))
+            for start in range(0, len(images), _CHUNK)
+        ]
+        for chunk, keys in _ahead(pool, find_keys, chunks, n_threads + 1):
+            for i, rows in zip(chunk, store.find(keys), strict=True):
+                if rows is None:
+                    yield i
+                else:
+                    sink.write(i, rows)
+                    bar.update()
 
     def prepare(i):
         try:
-            pixels = images.decode(images.read(i), image_spec, images.name(i))
+            raw, key = (images.read(i), None) if store is None else images.read_with_key(i)
+            pixels = images.decode(raw, image_spec, images.name(i))
         except ImageError as error:
-            return error
-        return pixels if adapt is None else adapt(pixels)
-
-    def deliver(i, rows):
-        sink.write(i, rows)
-        bar.update()
+            return None, error
+        return key, pixels if adapt is None else adapt(pixels)
 
     def readable(prepared):
-        for i, pixels in prepared:
+        for i, (key, pixels) in prepared:
             if not isinstance(pixels, ImageError):
-                yield i, pixels
+                yield (i, key), pixels
             elif on_error == "raise":
                 raise pixels
             else:
@@ -113,16 +215,28 @@ def stream(images, image_spec, sink, open_engine, *, n_threads, on_error, bar, a
                 unreadable.append(pixels)
                 bar.update()
 
+    def deliver(token, rows):
+        nonlocal n_computed
+        i, key = token
+        sink.write(i, rows)
+        if store is not None:
+            store.add(key, rows)
+        n_computed += 1
+        bar.update()
+
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="sklearn_cnnfeat")
     try:
-        ready = readable(_ahead(pool, prepare, range(len(images)), _AHEAD * n_threads))
+        ready = readable(_ahead(pool, prepare, missing(), _AHEAD * n_threads))
         first = next(ready, None)
         if first is not None:
             engine = open_engine()
             engine.run(_batches(chain([first], ready), engine.batch_size), deliver)
     finally:
-        # After an error or an interrupt nothing goes on in the background.
+        # After an error or an interrupt nothing goes on in the background, and nothing that was
+        # computed is lost.
         pool.shutdown(wait=True, cancel_futures=True)
+        if store is not None:
+            store.flush()
     if unreadable:
         warnings.warn(
             f"{len(unreadable)} of {len(images)} images could not be read; their rows are NaN: "
@@ -130,6 +244,7 @@ def stream(images, image_spec, sink, open_engine, *, n_threads, on_error, bar, a
             UnreadableImageWarning,
             stacklevel=4,
         )
+    return n_computed
 
 
 def _ahead(pool, function, items, depth):

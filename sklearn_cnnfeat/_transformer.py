@@ -1,6 +1,8 @@
 """The estimator: parameters, validation, names and tags. It computes nothing itself."""
 
 import os
+import warnings
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import pairwise
 from numbers import Integral, Real
@@ -12,13 +14,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
 from sklearn_cnnfeat._images import ImageSpec, as_images
 from sklearn_cnnfeat._network import _build, _programs
 from sklearn_cnnfeat._network._pooling import POOLINGS, column_names, pooled_shape
 from sklearn_cnnfeat._network._spec import NetworkSpec, Source
 from sklearn_cnnfeat._network._zoo import find_architecture, list_models
 from sklearn_cnnfeat._progress import announce, progress
-from sklearn_cnnfeat._stream import ArraySink, stream, thread_count
+from sklearn_cnnfeat._stream import ArraySink, NullSink, RowStore, stream, thread_count
 
 _MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 
@@ -111,6 +114,12 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         Arithmetic of the OpenVINO engine. ``"bfloat16"`` is about twice as fast on processors
         that compute it in hardware, and changes features in the third digit.
 
+    cache : None, True, path or FeatureCache, default=None
+        Where computed rows are kept, so that an image goes through a network once and never
+        again, whatever the folds, the parameters and the runs. True is a folder of the user's
+        own, a path any other folder. Rows read back are the same bits. See
+        :func:`precompute` for searches over layers.
+
     on_error : {"raise", "nan"}, default="raise"
         What an image that cannot be read does: raise an error that names it, or make its row NaN,
         with one warning that lists all such images.
@@ -202,6 +211,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "engine": [StrOptions({"auto", "openvino", "keras"})],
         "precision": [StrOptions({"float32", "bfloat16"})],
+        "cache": ["boolean", str, os.PathLike, FeatureCache, None],
         "on_error": [StrOptions({"raise", "nan"})],
         "max_pixels": [Interval(Real, 1, None, closed="left")],
         "n_jobs": [Integral, None],
@@ -226,6 +236,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         batch_size=None,
         engine="auto",
         precision="float32",
+        cache=None,
         on_error="raise",
         max_pixels=178_956_970,
         n_jobs=None,
@@ -246,6 +257,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.engine = engine
         self.precision = precision
+        self.cache = cache
         self.on_error = on_error
         self.max_pixels = max_pixels
         self.n_jobs = n_jobs
@@ -282,17 +294,42 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         """
         del y
         self._read(X, reset=True)
-        self._spec = self._make_spec()
+        self._prepare(self._make_spec())
+        return self
+
+    def _prepare(self, spec):
+        """Open the program of `spec` and note down what comes out of it."""
+        self._spec = spec
         program = self._open_program()
-        info = program.info
+        self._info = info = program.info
         self.engine_ = program.engine
         self.layer_names_ = [head.layer for head in info.heads]
         self.feature_shapes_ = [head.map_shape for head in info.heads]
-        height, width, self._n_channels = info.input_shape
+        height, width, _ = info.input_shape
         self.input_size_ = None if height is None or width is None else (height, width)
         self._shapes = [self._row_shape(head) for head in info.heads]
         self._n_features_out = sum(int(np.prod(shape)) for shape in self._shapes)
-        return self
+        self._is_cached = self._check_cache(program)
+
+    def _check_cache(self, program):
+        """Whether rows are kept; they are not where nothing tells what they depend on."""
+        if self.cache is None or self.cache is False:
+            return False
+        problem = None
+        if callable(self.pooling):
+            problem = "pooling is a callable"
+        elif callable(self.preprocessing):
+            problem = "preprocessing is a callable"
+        elif not program.is_lasting:
+            problem = "the model holds layers that are not Keras' own"
+        if problem:
+            warnings.warn(
+                f"cache={self.cache!r} is not used: {problem}, whose code may change without "
+                "notice, so that old rows could be taken for new ones.",
+                CacheWarning,
+                stacklevel=5,
+            )
+        return problem is None
 
     def _make_spec(self):
         """Return what to compute, from the parameters."""
@@ -415,12 +452,12 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         return out
 
     def _run(self, images, sink):
-        """Stream images through the network into a sink."""
-        height, width = self.input_size_ or (None, None)
+        """Stream images through the network into a sink; return how many were computed."""
+        height, width, channels = self._info.input_shape
         image_spec = ImageSpec(
             height=height,
             width=width,
-            channels=self._n_channels,
+            channels=channels,
             resize=self.resize,
             interpolation=self.interpolation,
             max_pixels=self.max_pixels,
@@ -429,8 +466,24 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         dtype = np.float32 if callable(self.preprocessing) else images.dtype
         if callable(self.pooling):
             sink = _PooledSink(sink, self._pool)
+        store = None
+        if self._is_cached:
+            store = RowStore(
+                self._open_cache(),
+                [
+                    self._spec.recipe(
+                        head,
+                        self._info.input_shape,
+                        image_spec.fingerprint(),
+                        self.engine_,
+                        self.precision,
+                    )
+                    for head in self._info.heads
+                ],
+                [head.shape for head in self._info.heads],
+            )
         with progress(len(images), "features", self.verbose) as bar:
-            stream(
+            return stream(
                 images,
                 image_spec,
                 sink,
@@ -441,7 +494,36 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 on_error=self.on_error,
                 bar=bar,
                 adapt=self._preprocess if callable(self.preprocessing) else None,
+                store=store,
             )
+
+    def _precompute(self, X, specs, verbose):
+        """Fill the cache for several specs of one network in one pass.
+
+        Returns the number of images, and of those that were computed.
+        """
+        heads = dict.fromkeys(
+            head for spec in specs for head in zip(spec.layers, spec.poolings, strict=True)
+        )
+        layers, poolings = zip(*heads, strict=True)
+        images = self._read(X, reset=True)
+        self._prepare(replace(specs[0], layers=layers, poolings=poolings))
+        if not self._is_cached:
+            return len(images), 0
+        self.verbose = verbose
+        n_computed = self._run(images, NullSink())
+        found = dict(zip(heads, self._info.heads, strict=True))
+        whole = self._open_program()
+        for spec in specs:
+            own = tuple(found[head] for head in zip(spec.layers, spec.poolings, strict=True))
+            info = replace(self._info, heads=own)
+            _programs.note_part(spec, info, self.engine, whole, whole.model)
+        return len(images), n_computed
+
+    def _open_cache(self):
+        if isinstance(self.cache, FeatureCache):
+            return self.cache
+        return FeatureCache(None if self.cache is True else self.cache)
 
     def _preprocess(self, pixels):
         """Apply a preprocessing of the user's own to one image."""

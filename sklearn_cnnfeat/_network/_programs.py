@@ -99,6 +99,8 @@ class Program:
         self.engine = engine
         # Why "auto" did not take OpenVINO; None where it did, or was not asked.
         self.reason = reason
+        # Whether its fingerprint means the same numbers in every process.
+        self.is_lasting = folder is not None
         self.model = None
         self._folder = folder
         self._network = network
@@ -123,6 +125,9 @@ class Program:
             if self._graph is None:
                 self._graph = _build.build_graph(self.spec, self.model)
             return _engines.KerasEngine(self._graph, batch_size)
+        if self._network is None and not (self._folder / _NETWORK).exists():
+            # Only its record was there: see `note_part`.
+            _compile(self.spec, "openvino", self._folder, self.model, None)
         if self._network is None:
             self._network = _engines.read_program(self._folder / _NETWORK)
         return _engines.OpenVINOEngine(self._network, dtype, precision, n_threads, batch_size)
@@ -166,16 +171,12 @@ def open_program(spec, engine, model=None, announce=None):
     program : Program
         Ready to be compiled.
     """
-    wanted = choose_engine() if engine == "auto" else engine
+    wanted, key = _key(spec, engine, model)
     if wanted == "openvino" and not _has_openvino():
         raise ImportError(
             "engine='openvino' needs OpenVINO: pip install openvino. engine='auto' runs on "
             "Keras where it is missing."
         )
-    facts = [spec.fingerprint(), wanted, installed_version(wanted)]
-    if model is not None and not _build.has_lasting_identity(model):
-        facts.append(id(model))
-    key = digest_of_text(json.dumps(facts))
     with _lock:
         program = _programs.get(key)
         if program is None:
@@ -192,6 +193,27 @@ def open_program(spec, engine, model=None, announce=None):
             raise RuntimeError(program.reason)
         warnings.warn(program.reason + " Keras computes it instead.", EngineWarning, stacklevel=4)
     return program
+
+
+def note_part(spec, info, engine, whole, model=None):
+    """Note down what is known of `spec` because it is a part of the program `whole`.
+
+    Who finds all rows in a cache then never needs its network; who does not compiles it.
+    """
+    _, key = _key(spec, engine, model)
+    folder = home_folder() / "programs" / key
+    with _lock:
+        if key not in _programs and not (folder / _RECORD).exists():
+            _write(folder, Program(spec, info, whole.engine, reason=whole.reason))
+
+
+def _key(spec, engine, model):
+    """Return the engine that is wanted and the name of the program."""
+    wanted = choose_engine() if engine == "auto" else engine
+    facts = [spec.fingerprint(), wanted, installed_version(wanted)]
+    if model is not None and not _build.has_lasting_identity(model):
+        facts.append(id(model))
+    return wanted, digest_of_text(json.dumps(facts))
 
 
 def _compile(spec, engine, folder, model, announce):
@@ -212,6 +234,7 @@ def _compile(spec, engine, folder, model, announce):
             program = Program(spec, graph.info, "openvino", network=network)
         else:
             program = Program(spec, graph.info, "keras", graph=graph, reason=reason)
+    program.is_lasting = graph.lasting
     if graph.lasting and _write(folder, program) and program.engine == "openvino":
         # Read back, its weights are mapped from the file and shared among processes.
         return Program(spec, graph.info, "openvino", folder=folder)
@@ -272,7 +295,7 @@ def _write(folder, program):
                 "reason": program.reason,
                 "files": {},
             }
-            if program.engine == "openvino":
+            if program._network is not None:
                 _engines.write_program(program._network, temporary / _NETWORK)
                 record["files"] = {
                     name: digest_of_file(temporary / name) for name in (_NETWORK, _WEIGHTS)
@@ -281,6 +304,9 @@ def _write(folder, program):
             (temporary / _RECORD).write_text(
                 json.dumps({"sha256": digest_of_text(text), "record": text}), encoding="utf-8"
             )
+            if program._network is not None and not (folder / _NETWORK).exists():
+                # A record without its network, if anything.
+                shutil.rmtree(folder, ignore_errors=True)
             try:
                 os.rename(temporary, folder)
             except OSError:

@@ -37,6 +37,9 @@ class Source:
         if self.weights == "imagenet":
             # The same bytes under a path of the user's own are the same network.
             identity["weights"] = "file"
+        if self.weights == "random":
+            # What a seed gives is Keras' to say.
+            identity["keras"] = installed_version("keras")
         return identity
 
 
@@ -66,6 +69,25 @@ class NetworkSpec:
             "versions": {name: installed_version(name) for name in ("tensorflow", "keras")},
         }
         return digest_of_text(json.dumps(facts, sort_keys=True))
+
+    def recipe(self, head, input_shape, image_fingerprint, engine, precision):
+        """Return everything that the rows of one head depend on, besides the image, as text.
+
+        It speaks of the layer that was found, so that a layer under two spellings, alone or among
+        others, has one recipe.
+        """
+        facts = {
+            "source": self.source.identity(),
+            "layer": head.layer,
+            "pooling": head.pooling,
+            "preprocessing": self.preprocessing,
+            "input_shape": input_shape,
+            "images": image_fingerprint,
+            "engine": [engine, installed_version("tensorflow" if engine == "keras" else engine)],
+            "precision": precision,
+            "format": PROGRAM_FORMAT,
+        }
+        return json.dumps(facts, sort_keys=True)
 
 
 @dataclass(frozen=True)
