@@ -15,6 +15,7 @@ import threading
 import warnings
 import weakref
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -219,19 +220,26 @@ def _load_from_zoo(source, input_size):
     return model
 
 
-def _construct(architecture, include_top, weights, shape, seed):
+def _construct(architecture, include_top, weights, shape, seed=None, symbolic=False):
     """Build a network of the zoo with layer names that do not depend on what was built before.
 
     Keras numbers unnamed layers ("conv2d_17") with a counter of the thread, so a thread of its
     own gives each network the names that it has in a fresh process, and the default dtype policy.
+    A symbolic network has layers and shapes, but no memory for its weights.
     """
     keras = import_keras()
+    import tensorflow as tf
+
     result = []
 
     def construct():
         constructor = getattr(keras.applications, architecture.keras_name)
+        # Variables made inside a TensorFlow graph are promises that nobody redeems.
+        scope = tf.Graph().as_default() if symbolic else nullcontext()
         try:
-            result.append(constructor(weights=weights, include_top=include_top, input_shape=shape))
+            with scope:
+                model = constructor(weights=weights, include_top=include_top, input_shape=shape)
+            result.append(model)
         except BaseException as error:
             result.append(error)
 
@@ -357,7 +365,7 @@ def _infer_shape(layer, *args, **kwargs):
 
 
 def _compute_layers(model, inputs, invoke):
-    """Return the `Layer` of every call in the model, and the tensor that each one gives."""
+    """Return the `Layer` of every call in the model, what it gives, and Keras' own layer."""
     keras = import_keras()
     if _functional(model) is None:
         # A subclassed model keeps to itself how its layers are connected.
@@ -370,7 +378,7 @@ def _compute_layers(model, inputs, invoke):
         first = model.layers[0]
         if isinstance(first, keras.layers.InputLayer):
             calls.insert(0, (first.name, first, inputs))
-    layers, tensors = [], []
+    layers, tensors, keras_layers = [], [], []
     for path, layer, output in calls:
         if not isinstance(layer, keras.Layer):
             # Functions of keras.ops are no layers, as in `model.layers`.
@@ -385,7 +393,53 @@ def _compute_layers(model, inputs, invoke):
             )
         )
         tensors.append(output)
-    return layers, tensors
+        keras_layers.append(layer)
+    return layers, tensors, keras_layers
+
+
+def list_layers(source, input_size=None, model=None):
+    """Return the `Layer` of every call in a network and Keras' layer behind it, in pairs.
+
+    Of networks by name these are all layers that ``layer=`` may name, those of the classifier
+    included; their weights are neither read nor even allocated.
+    """
+    if source.kind != "zoo":
+        return list_weighted_layers(source, input_size, model)
+    architecture = find_architecture(source.name)
+    shape = (*input_size, 3)
+    pairs = _pair_layers(_construct(architecture, True, None, shape, symbolic=True), source)
+    if architecture.tail:
+        headless = _construct(architecture, False, None, shape, symbolic=True)
+        # They go by name only: the indices count the whole network, classifier included.
+        tail = [
+            (replace(layer, index=None), keras_layer)
+            for layer, keras_layer in _pair_layers(headless, source)
+            if layer.path in architecture.tail
+        ]
+        end = len(pairs) - len(architecture.head)
+        pairs[end:end] = tail
+    return pairs
+
+
+def list_weighted_layers(source, input_size=None, model=None):
+    """Return the same pairs for the network that `source` computes, with its weights."""
+    model = model if model is not None else load_network(source, input_size)
+    return _pair_layers(model, source, input_size)
+
+
+def find_weighted_layer(wanted, source, input_size=None, model=None):
+    """Return the pair that `wanted` means."""
+    model = model if model is not None else load_network(source, input_size)
+    pairs = _pair_layers(model, source, input_size)
+    found = find_in_model(wanted, source, model, [layer for layer, _ in pairs])
+    return next(pair for pair in pairs if pair[0] == found)
+
+
+def _pair_layers(model, source, input_size=None):
+    height, width, channels = check_input(model, describe(source))
+    inputs = import_keras().KerasTensor((None, *(input_size or (height, width)), channels))
+    layers, _, keras_layers = _compute_layers(model, inputs, _infer_shape)
+    return list(zip(layers, keras_layers, strict=True))
 
 
 def check_input(model, where):
@@ -501,7 +555,7 @@ def build_graph(spec, model=None):
 
     def program(pixels):
         inputs = tf.cast(_preprocess(pixels, spec.preprocessing), tf.float32)
-        layers, tensors = _compute_layers(model, inputs, _call)
+        layers, tensors, _ = _compute_layers(model, inputs, _call)
         tensor_of = {layer.path: tensor for layer, tensor in zip(layers, tensors, strict=True)}
         outputs = []
         for wanted, pooling in zip(spec.layers, spec.poolings, strict=True):

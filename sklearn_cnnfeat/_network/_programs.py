@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sklearn_cnnfeat._home import home_folder, make_private_folder
-from sklearn_cnnfeat._network import _build, _engines
+from sklearn_cnnfeat._network import _build, _engines, _quantize
 from sklearn_cnnfeat._network._spec import (
     NetworkInfo,
     digest_of_file,
@@ -125,12 +125,16 @@ class Program:
             if self._graph is None:
                 self._graph = _build.build_graph(self.spec, self.model)
             return _engines.KerasEngine(self._graph, batch_size)
+        return _engines.OpenVINOEngine(self.read_network(), dtype, precision, n_threads, batch_size)
+
+    def read_network(self):
+        """Return the OpenVINO model, read from the disk where it is not in memory yet."""
         if self._network is None and not (self._folder / _NETWORK).exists():
             # Only its record was there: see `note_part`.
-            _compile(self.spec, "openvino", self._folder, self.model, None)
+            self._network = _compile(self.spec, "openvino", self._folder, self.model, None)._network
         if self._network is None:
             self._network = _engines.read_program(self._folder / _NETWORK)
-        return _engines.OpenVINOEngine(self._network, dtype, precision, n_threads, batch_size)
+        return self._network
 
 
 _programs = OrderedDict()
@@ -152,7 +156,7 @@ def _check_process():
     _runtime_process = os.getpid()
 
 
-def open_program(spec, engine, model=None, announce=None):
+def open_program(spec, engine, model=None, announce=None, calibrate=None):
     """Return the program of a spec: from memory, from the disk, or newly compiled.
 
     Parameters
@@ -165,6 +169,8 @@ def open_program(spec, engine, model=None, announce=None):
         The model, where the spec names an object.
     announce : callable, default=None
         Called with a sentence before anything that takes seconds.
+    calibrate : callable, default=None
+        Takes a `NetworkInfo`; returns the batches of pixels that an 8-bit network is made with.
 
     Returns
     -------
@@ -181,7 +187,11 @@ def open_program(spec, engine, model=None, announce=None):
         program = _programs.get(key)
         if program is None:
             folder = home_folder() / "programs" / key
-            program = _read(folder, spec) or _compile(spec, wanted, folder, model, announce)
+            program = _read(folder, spec)
+            if program is None and spec.calibration is None:
+                program = _compile(spec, wanted, folder, model, announce)
+            elif program is None:
+                program = _calibrate(spec, wanted, folder, model, announce, calibrate)
             # As long as the program is kept, no other model can get the same id.
             program.model = model
             _programs[key] = program
@@ -238,6 +248,26 @@ def _compile(spec, engine, folder, model, announce):
     if graph.lasting and _write(folder, program) and program.engine == "openvino":
         # Read back, its weights are mapped from the file and shared among processes.
         return Program(spec, graph.info, "openvino", folder=folder)
+    return program
+
+
+def _calibrate(spec, engine, folder, model, announce, calibrate):
+    if calibrate is None:
+        raise RuntimeError(
+            f"The 8-bit network of {_build.describe(spec.source)} that was made in fit is not "
+            "here. Call fit again, or say calibration=images, from which it can be made anew."
+        )
+    whole = open_program(replace(spec, calibration=None), engine, model, announce)
+    name = _build.describe(spec.source)
+    if whole.engine != "openvino":
+        raise ValueError(f"precision='int8' is OpenVINO's, and Keras runs {name} here.")
+    if announce:
+        announce(f"calibrating {name} for 8 bits (kept for later runs)")
+    network = _quantize.quantize(whole.read_network(), calibrate(whole.info))
+    program = Program(spec, whole.info, "openvino", network=network)
+    program.is_lasting = whole.is_lasting
+    if program.is_lasting:
+        _write(folder, program)
     return program
 
 

@@ -56,6 +56,8 @@ class NetworkSpec:
     preprocessing: str | None = None
     # Height and width in pixels as asked for; None for the network's own.
     input_size: tuple | None = None
+    # Digest of the images that an 8-bit network was calibrated on; None for floating point.
+    calibration: str | None = None
 
     def fingerprint(self):
         """Return the name of the program that this value describes."""
@@ -65,6 +67,7 @@ class NetworkSpec:
             "poolings": self.poolings,
             "preprocessing": self.preprocessing,
             "input_size": self.input_size,
+            "calibration": self.calibration,
             "format": PROGRAM_FORMAT,
             "versions": {name: installed_version(name) for name in ("tensorflow", "keras")},
         }
@@ -85,6 +88,7 @@ class NetworkSpec:
             "images": image_fingerprint,
             "engine": [engine, installed_version("tensorflow" if engine == "keras" else engine)],
             "precision": precision,
+            "calibration": self.calibration,
             "format": PROGRAM_FORMAT,
         }
         return json.dumps(facts, sort_keys=True)

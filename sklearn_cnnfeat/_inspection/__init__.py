@@ -1,0 +1,1 @@
+"""Looking into networks and pipelines: tables, maps, decisions, and pictures of them."""
