@@ -2,6 +2,7 @@
 
 from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
 from sklearn_cnnfeat._folders import load_image_folder, load_image_table
+from sklearn_cnnfeat._inspection._summaries import filter_summary, layer_summary
 from sklearn_cnnfeat._network._zoo import list_models
 from sklearn_cnnfeat._search import precompute
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
@@ -12,6 +13,8 @@ __all__ = [
     "CNNFeatureTransformer",
     "CacheWarning",
     "FeatureCache",
+    "filter_summary",
+    "layer_summary",
     "list_models",
     "load_image_folder",
     "load_image_table",

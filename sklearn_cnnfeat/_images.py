@@ -34,6 +34,7 @@ from PIL import (
 from scipy.sparse import issparse
 
 __all__ = [
+    "DECODES",
     "EXTENSIONS",
     "INTERPOLATIONS",
     "RESIZES",
@@ -47,6 +48,7 @@ __all__ = [
 # Part of every fingerprint: raise it with any change to the code below that changes a pixel.
 DECODER_VERSION = 1
 
+DECODES = ("exact", "fast")
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
@@ -81,6 +83,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# Those that swap height and width.
+_ON_SIDE = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
 # A PIL image opened from a file reads it on first use, and the same object may stand in X twice.
 _PIL_LOADING = threading.Lock()
@@ -137,6 +142,9 @@ class ImageSpec:
     max_pixels : int
         Larger images are refused from their header, before they are decoded. WebP and TIFF files
         beyond twice `PIL.Image.MAX_IMAGE_PIXELS`, which is the default, are refused by Pillow too.
+    decode : {"exact", "fast"}
+        "fast" lets the JPEG decoder halve large pictures while it decodes them, as often as they
+        stay larger than what is needed: less to decode and to resize, and slightly other pixels.
     """
 
     height: int | None
@@ -145,13 +153,15 @@ class ImageSpec:
     resize: str = "stretch"
     interpolation: str = "bilinear"
     max_pixels: int = 178_956_970
+    decode: str = "exact"
 
     def fingerprint(self):
         """Return text that changes with everything that changes a pixel."""
         return (
             f"pixels {DECODER_VERSION}; {self.height}x{self.width}x{self.channels}; {self.resize}; "
-            f"{self.interpolation}; pillow {PIL.__version__}; jpeg {features.version('jpg')}; "
-            f"turbo {features.version('libjpeg_turbo')}; webp {features.version('webp')}"
+            f"{self.interpolation}; {self.decode}; pillow {PIL.__version__}; "
+            f"jpeg {features.version('jpg')}; turbo {features.version('libjpeg_turbo')}; "
+            f"webp {features.version('webp')}"
         )
 
 
@@ -280,7 +290,7 @@ class Images:
         try:
             if self.kind == "array":
                 return self._decode_array(raw, spec)
-            image = _upright(raw if self.kind == "pil" else _open(raw, spec.max_pixels))
+            image = _upright(raw if self.kind == "pil" else _open(raw, spec))
             if self._value_range is None:
                 return _as_array(_fit(_eight_bit(image, spec.channels), spec))
             return self._decode_floats(_numbers(image, spec.channels), spec)
@@ -329,8 +339,8 @@ def _file_state(path):
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
 
 
-def _open(data, max_pixels):
-    """Decode an encoded image as `PIL.Image.open` does, but within `max_pixels`.
+def _open(data, spec):
+    """Decode an encoded image as `PIL.Image.open` does, but within `spec.max_pixels`.
 
     The limit of `PIL.Image.open` belongs to the whole process: `max_pixels` could not exceed it,
     and a warning would come at half of it.
@@ -347,10 +357,14 @@ def _open(data, max_pixels):
     except SyntaxError as error:  # what Pillow says of a header that makes no sense
         raise ValueError(f"its header is damaged ({error})") from error
     width, height = image.size
-    if width * height > max_pixels:
+    if width * height > spec.max_pixels:
         raise ValueError(
-            f"its header promises {width} x {height} pixels, more than max_pixels={max_pixels}"
+            f"its header promises {width} x {height} pixels, more than max_pixels={spec.max_pixels}"
         )
+    if spec.decode == "fast" and reader is JpegImagePlugin.JpegImageFile and spec.height:
+        on_side = _turn(image) in _ON_SIDE
+        needed = _scaled_size((height, width) if on_side else (width, height), spec)
+        image.draft(None, needed[::-1] if on_side else needed)
     image.load()
     return image
 

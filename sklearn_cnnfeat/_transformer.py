@@ -16,7 +16,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
-from sklearn_cnnfeat._images import ImageSpec, as_images
+from sklearn_cnnfeat._images import (
+    DECODES,
+    INTERPOLATIONS,
+    RESIZES,
+    ImageSpec,
+    as_images,
+)
 from sklearn_cnnfeat._network import _build, _programs
 from sklearn_cnnfeat._network._pooling import POOLINGS, column_names, pooled_shape
 from sklearn_cnnfeat._network._spec import NetworkSpec, Source
@@ -91,6 +97,11 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
     interpolation : {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"}, \
             default="bilinear"
         Pillow's resampling filter.
+
+    decode : {"exact", "fast"}, default="exact"
+        ``"fast"`` lets the JPEG decoder halve pictures much larger than needed while it decodes
+        them. It saves most of the time that large photographs take, and changes pixels slightly,
+        and with them features.
 
     image_shape : tuple of int, default=None
         Shape of each image, ``(height, width)`` or ``(height, width, channels)``, where `X` is
@@ -211,10 +222,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             None,
         ],
         "input_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
-        "resize": [StrOptions({"stretch", "crop", "pad"})],
-        "interpolation": [
-            StrOptions({"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"})
-        ],
+        "resize": [StrOptions(set(RESIZES))],
+        "interpolation": [StrOptions(set(INTERPOLATIONS))],
+        "decode": [StrOptions(set(DECODES))],
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],
         "data_format": [StrOptions({"channels_last", "channels_first"})],
@@ -248,6 +258,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         input_size=None,
         resize="stretch",
         interpolation="bilinear",
+        decode="exact",
         image_shape=None,
         value_range=None,
         data_format="channels_last",
@@ -270,6 +281,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         self.input_size = input_size
         self.resize = resize
         self.interpolation = interpolation
+        self.decode = decode
         self.image_shape = image_shape
         self.value_range = value_range
         self.data_format = data_format
@@ -571,6 +583,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             resize=self.resize,
             interpolation=self.interpolation,
             max_pixels=self.max_pixels,
+            decode=self.decode,
         )
 
     def _open_cache(self):

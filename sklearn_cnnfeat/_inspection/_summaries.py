@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from sklearn_cnnfeat._inspection._steps import as_transformer
+from sklearn_cnnfeat._inspection._source import as_transformer, network_of
 from sklearn_cnnfeat._network import _build
 
 
@@ -50,7 +50,7 @@ def layer_summary(model):
     14     14  block4_pool  MaxPooling2D   (14, 14, 512)      100352             0
     18     18  block5_pool  MaxPooling2D     (7, 7, 512)       25088             0
     """
-    pairs = _build.list_layers(*as_transformer(model)._network())
+    pairs = _build.list_layers(*network_of(as_transformer(model)))
     uses = pd.Series([layer.index for layer, _ in pairs], dtype="Int64").value_counts()
     rows = [
         (
@@ -66,3 +66,82 @@ def layer_summary(model):
     ]
     columns = ["index", "path", "type", "output_shape", "n_features", "n_parameters"]
     return pd.DataFrame(rows, columns=columns).astype({"index": "Int64", "n_features": "Int64"})
+
+
+def filter_summary(model):
+    """List the convolutions and dense layers of a network with their weights.
+
+    Parameters
+    ----------
+    model : str, path, keras.Model, CNNFeatureTransformer or Pipeline
+        A network as for :class:`CNNFeatureTransformer`. A transformer, fitted or not, or a
+        pipeline with one, stands for the network that it uses. A network by name is read without
+        its classifier, with ImageNet's weights; ``CNNFeatureTransformer(name, weights=...)``
+        stands for others, and one whose `layer` lies in the classifier for the whole network.
+
+    Returns
+    -------
+    filters : DataFrame
+        One row a kernel, in the order of computation:
+
+        - ``path``: the layer, as ``layer=`` takes it;
+        - ``type``: class of the layer;
+        - ``kernel``: name of the weights in the layer;
+        - ``kernel_shape``: (height, width, channels in, filters), for depthwise convolutions
+          (height, width, channels in, filters a channel), for dense layers (inputs, units);
+        - ``bias_shape``: (filters,), or None where there is no bias;
+        - ``mean``, ``std``, ``min``, ``max``: of the kernel's numbers.
+
+    See Also
+    --------
+    layer_summary : All layers and the shapes of their outputs.
+    FilterDisplay : The kernels as pictures.
+
+    Examples
+    --------
+    >>> from sklearn_cnnfeat import CNNFeatureTransformer, filter_summary
+    >>> filters = filter_summary(CNNFeatureTransformer("vgg16", weights=None, random_state=0))
+    >>> filters[["path", "kernel_shape", "bias_shape"]].head(3)
+               path    kernel_shape bias_shape
+    0  block1_conv1    (3, 3, 3, 64)      (64,)
+    1  block1_conv2   (3, 3, 64, 64)      (64,)
+    2  block2_conv1  (3, 3, 64, 128)     (128,)
+    """
+    rows, seen = [], set()
+    for layer, keras_layer in _build.list_weighted_layers(*network_of(as_transformer(model))):
+        if id(keras_layer) in seen:
+            continue
+        seen.add(id(keras_layer))
+        for name, kernel in kernels_of(keras_layer).items():
+            bias = getattr(keras_layer, "bias", None)
+            has_bias = bias is not None and name != "depthwise_kernel"
+            rows.append(
+                (
+                    layer.path,
+                    layer.type,
+                    name,
+                    kernel.shape,
+                    tuple(bias.shape) if has_bias else None,
+                    float(kernel.mean(dtype=np.float64)),
+                    float(kernel.std(dtype=np.float64)),
+                    float(kernel.min()),
+                    float(kernel.max()),
+                )
+            )
+    columns = ["path", "type", "kernel", "kernel_shape", "bias_shape", "mean", "std", "min", "max"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def kernels_of(keras_layer):
+    """Return the kernels of a convolution or dense layer by name; none for other layers."""
+    kernels = {}
+    for name in ("kernel", "depthwise_kernel", "pointwise_kernel"):
+        weights = getattr(keras_layer, name, None)
+        if weights is None or len(getattr(weights, "shape", ())) not in (2, 4):
+            continue
+        kernel = np.asarray(weights, np.float32)
+        if "Transpose" in type(keras_layer).__name__:
+            # Kept as (height, width, filters, channels in).
+            kernel = kernel.swapaxes(2, 3)
+        kernels[name] = kernel
+    return kernels
