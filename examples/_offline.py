@@ -35,14 +35,18 @@ def import_keras():
     return keras
 
 
-def local_weights(model):
-    """Return "imagenet" where Keras has the weights of `model` on this disk, else None."""
+def local_network(*models):
+    """Return the first of `models` whose ImageNet weights are on this disk, and "imagenet".
+
+    Where there are none, the first model, and None for random weights.
+    """
     folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-    if (folder / WEIGHT_FILES[model]).exists():
-        print(f"{model}: ImageNet weights from {folder}")
-        return "imagenet"
-    print(f"{model}: no ImageNet weights in {folder}, so the weights are random")
-    return None
+    for model in models:
+        if (folder / WEIGHT_FILES[model]).exists():
+            print(f"{model} with ImageNet weights from {folder}")
+            return model, "imagenet"
+    print(f"{models[0]} with random weights: {folder} has none of {' or '.join(models)}")
+    return models[0], None
 
 
 def photo_folder():

@@ -18,7 +18,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from _offline import import_keras, local_weights
+from _offline import import_keras, local_network
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import (
     GridSearchCV,
@@ -36,6 +36,10 @@ DIGITS = {"image_shape": (8, 8), "value_range": (0, 16)}  # how a row of load_di
 LAYERS = ["conv1", "conv2", "pool1", "conv3", "pool2"]
 POOLINGS = ["flatten", "avg", "max"]
 COSTS = [1, 10]
+PHOTO_LAYERS = {
+    "vgg16": ["block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3"],
+    "mobilenet": ["conv_pw_1_relu", "conv_pw_3_relu", "conv_pw_5_relu", "conv_pw_11_relu"],
+}
 LABELLED = 100
 REPEATS = 5
 
@@ -186,9 +190,9 @@ def draw_accuracy(table, pixels, path):
 
 def mosaic(maps, side):
     """Lay out the side x side channels with the most contrast as one picture, each from 0 to 1."""
-    low, contrast = maps.min(axis=(0, 1)), np.ptp(maps, axis=(0, 1))
-    chosen = np.argsort(-contrast, kind="stable")[: side * side]
-    maps = (maps[..., chosen] - low[chosen]) / np.maximum(contrast[chosen], 1e-9)
+    chosen = np.argsort(-maps.std(axis=(0, 1)), kind="stable")[: side * side]
+    low, high = np.quantile(maps[..., chosen], [0, 0.99], axis=(0, 1))
+    maps = np.clip((maps[..., chosen] - low) / np.maximum(high - low, 1e-9), 0, 1)
     enlarge = max(1, 56 // len(maps))  # or the gaps would be as wide as a pixel of the last layers
     maps = maps.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
     gap = max(1, len(maps) // 20)
@@ -239,16 +243,12 @@ def draw_digit(network, digit, path):
 def draw_photos(path):
     """Draw what a large network sees in the two photographs that come with scikit-learn."""
     photos = load_sample_images().images
-    model, layers = "vgg16", ["block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3"]
-    weights = local_weights(model)
-    if weights is None and local_weights("mobilenet"):
-        model, weights = "mobilenet", "imagenet"
-        layers = ["conv_pw_1_relu", "conv_pw_3_relu", "conv_pw_5_relu", "conv_pw_11_relu"]
+    model, weights = local_network("vgg16", "mobilenet")
     maps = {
         layer: CNNFeatureTransformer(
             model=model, layer=layer, pooling=None, weights=weights, random_state=0
         ).fit_transform(photos)
-        for layer in layers
+        for layer in PHOTO_LAYERS[model]
     }
     trained = "ImageNet weights" if weights else "random weights, for want of ImageNet's"
     draw_feature_maps(photos, maps, 3, f"Two photographs through {model} ({trained})", path)

@@ -12,77 +12,74 @@ of these rows. Nothing is trained but the SVM.
 # ---------------
 # ``load_image_folder`` lists the files and takes each folder's name for the class. No picture is
 # opened yet.
-from _offline import local_weights, photo_folder
-from sklearn.model_selection import train_test_split
+from _offline import local_network, photo_folder
 
 from sklearn_cnnfeat import CNNFeatureTransformer, load_image_folder
 
-folder = photo_folder()  # yours: folder = "photos/"
-photos = load_image_folder(folder)
-files, files_test, y, y_test = train_test_split(
-    photos.data, photos.target, test_size=0.5, stratify=photos.target, random_state=0
-)
+photos = load_image_folder(photo_folder())  # yours: load_image_folder("photos/")
 print(f"{len(photos.data)} photographs of {', '.join(photos.target_names)}")
 
 # %%
 # Features into an SVM
 # --------------------
-# The last pooling layer of VGG16, flattened, is the usual first try. Where its weights are not on
-# this disk, the example takes the much smaller MobileNet instead.
+# The last pooling layer of VGG16 is the usual first try. Its 7 x 7 maps become one row, flattened
+# (25,088 numbers) or averaged (512): with few photographs, the average often serves better.
+# Where only the weights of the smaller MobileNet are on this disk, the example takes these.
+# ``cache=True`` keeps the features, so that no photograph goes through the network once a fold.
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-weights = local_weights("vgg16")
-if weights:
-    cnn = CNNFeatureTransformer(model="vgg16", layer="block5_pool")  # yours: this line alone
-else:
-    weights = local_weights("mobilenet")
-    layer = "conv_dw_13_relu" if weights else "conv_pw_3_relu"  # random weights: shallow is better
-    cnn = CNNFeatureTransformer(
-        model="mobilenet", layer=layer, pooling="avg", weights=weights, random_state=0
-    )
-pipe = make_pipeline(cnn, SVC())
-pipe.fit(files, y)
-accuracy = pipe.score(files_test, y_test)
-print(f"features of {cnn.model}, {cnn.layer}: {accuracy:.3f} of the other half are right")
+model, weights = local_network("vgg16", "mobilenet")  # yours: model, weights = "vgg16", "imagenet"
+layer = {"vgg16": "block5_pool", "mobilenet": "conv_dw_13_relu"}[model]
+cnn = CNNFeatureTransformer(
+    model=model,
+    layer=layer,
+    pooling="avg",
+    weights=weights,
+    random_state=0,
+    cache=True,
+    verbose=1,
+)
+pipe = make_pipeline(cnn, StandardScaler(), SVC())
+folds = StratifiedKFold(5, shuffle=True, random_state=0)
+accuracy = cross_val_score(pipe, photos.data, photos.target, cv=folds).mean()
+print(f"SVM on {layer} of {model}: {accuracy:.3f} are right")
 
 # %%
 # The same SVM on small copies of the photographs says what the network contributes.
 import numpy as np
 from PIL import Image
 
-
-def pixels(paths):
-    return [np.asarray(Image.open(path).convert("RGB").resize((32, 32))).ravel() for path in paths]
-
-
-accuracy_pixels = SVC().fit(pixels(files), y).score(pixels(files_test), y_test)
-print(f"32 x 32 pixels: {accuracy_pixels:.3f}")
+pixels = [np.ravel(Image.open(path).convert("RGB").resize((32, 32))) for path in photos.data]
+svm = make_pipeline(StandardScaler(), SVC())
+print(f"SVM on 32 x 32 pixels: {cross_val_score(svm, pixels, photos.target, cv=folds).mean():.3f}")
 
 # %%
 # Where the SVM hesitates
 # -----------------------
-# The photographs nearest to the border between the classes, the least certain first. With more
-# than two classes, the certainty is the lead of the first class on the second.
+# The photographs nearest to the border between the classes, the least certain first, each judged by
+# an SVM that was trained on others.
 import matplotlib.pyplot as plt
+from sklearn.model_selection import cross_val_predict
 
-decision = pipe.decision_function(files_test)
-if decision.ndim == 1:
-    certainty = np.abs(decision)
-else:
-    certainty = np.diff(np.sort(decision, axis=1)[:, -2:], axis=1).ravel()
-predicted = pipe.predict(files_test)
+decision = cross_val_predict(pipe, photos.data, photos.target, cv=folds, method="decision_function")
+if decision.ndim == 1:  # two classes: the second is to the right of 0
+    predicted, certainty = np.int64(decision > 0), np.abs(decision)
+else:  # more: the lead of the first on the second
+    predicted, certainty = decision.argmax(axis=1), np.ptp(np.sort(decision)[:, -2:], axis=1)
 
 figure, axes = plt.subplots(2, 4, figsize=(10, 5.6), layout="constrained")
 for ax, index in zip(axes.flat, np.argsort(certainty), strict=False):
-    right = predicted[index] == y_test[index]
-    ax.imshow(Image.open(files_test[index]))
+    right = predicted[index] == photos.target[index]
+    ax.imshow(Image.open(photos.data[index]))
     ax.set_title(
-        f"taken for {photos.target_names[predicted[index]]}\n"
-        f"{'right' if right else 'wrong'}, certainty {certainty[index]:.2f}",
+        f"taken for {photos.target_names[predicted[index]]}: {'right' if right else 'wrong'}\n"
+        f"certainty {certainty[index]:.2f}",
         color="black" if right else "tab:red",
         fontsize=10,
     )
     ax.axis("off")
-figure.suptitle(f"The least certain of {len(files_test)} ({accuracy:.0%} are right)")
+figure.suptitle(f"The least certain of {len(photos.data)}, of which {accuracy:.0%} are right")
 plt.show()

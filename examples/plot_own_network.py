@@ -32,7 +32,7 @@ network = keras.Sequential(
         layers.MaxPooling2D(),
         layers.Conv2D(64, 3, padding="same", activation="relu"),
         layers.Conv2D(64, 3, padding="same", activation="relu"),
-        layers.AveragePooling2D(),
+        layers.AveragePooling2D(2),
         layers.Flatten(),
         layers.Dense(128, name="fc"),
         layers.Activation("relu", name="fc_relu"),
@@ -43,8 +43,8 @@ network = keras.Sequential(
 network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 images = X_network.reshape(-1, 8, 8, 1) * (255 / 16)
 network.fit(images, y_network, epochs=15, verbose=0)
-own, own_accuracy = network.evaluate(X.reshape(-1, 8, 8, 1) * (255 / 16), y, verbose=0)
-print(f"the network itself reads {own_accuracy:.3f} of the other digits")
+_, accuracy_network = network.evaluate(X.reshape(-1, 8, 8, 1) * (255 / 16), y, verbose=0)
+print(f"the network itself reads {accuracy_network:.3f} of the other digits")
 
 # %%
 # One row of 128 numbers an image
@@ -72,17 +72,19 @@ print(f"SVM on the pixels:    {accuracy_pixels.mean():.3f} +- {accuracy_pixels.s
 # %%
 # The vectors, seen
 # -----------------
-# Left, one line an image and one column a unit, images sorted by digit: each digit has units of its
-# own. Right, the same 128 dimensions flattened to the two that vary most.
+# Left, one line an image and one column a unit, images sorted by digit, as the difference from the
+# unit's mean: each digit has a pattern of its own. Right, the same 128 dimensions laid out in a
+# plane so that neighbours stay neighbours.
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
 order = np.argsort(y, kind="stable")
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-limit = np.quantile(np.abs(vectors), 0.99)
+difference = vectors[order] - vectors.mean(axis=0)
+limit = np.quantile(np.abs(difference), 0.99)
 mesh = left.imshow(
-    vectors[order],
+    difference,
     aspect="auto",
     cmap="RdBu_r",
     vmin=-limit,
@@ -93,11 +95,12 @@ counts = np.bincount(y)
 left.set_yticks(np.cumsum(counts) - counts / 2, range(10))
 left.hlines(np.cumsum(counts)[:-1] - 0.5, -0.5, 127.5, color="black", linewidth=0.6)
 left.set(xlabel="unit of the dense layer", ylabel="digit", title="128 numbers an image")
-figure.colorbar(mesh, ax=left, label="output")
-plane = PCA(2).fit_transform(vectors)
+figure.colorbar(mesh, ax=left, label="difference from the mean")
+plane = TSNE(random_state=0).fit_transform(vectors)
 for digit in range(10):
     right.scatter(*plane[y == digit].T, s=8, alpha=0.6, color=f"C{digit}")
-    right.text(*plane[y == digit].mean(axis=0), digit, fontsize=16, weight="bold", ha="center")
-right.set(xticks=[], yticks=[], xlabel="first component", ylabel="second component")
-right.set_title("The 128 dimensions in a plane")
+    right.text(
+        *np.median(plane[y == digit], axis=0), digit, fontsize=16, weight="bold", ha="center"
+    )
+right.set(xticks=[], yticks=[], title="The 128 dimensions in a plane")
 plt.show()

@@ -5,7 +5,9 @@ decoded and nothing else: memory does not depend on how many there are.
 """
 
 import math
+import multiprocessing
 import os
+import time
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +21,15 @@ from sklearn_cnnfeat._images import ImageError, first_few
 
 # Images decoded or being decoded, for each thread, before the network takes them.
 _AHEAD = 4
-# Images looked up in the cache at once, and rows or bytes of rows written to it at once.
-_CHUNK = 64
+# Images looked up in the cache at once: few where they are being computed, perhaps by several
+# processes at the same time; more and more as long as all of them are found.
+_CHUNK = 16
+_LARGEST_CHUNK = 256
+# Rows and bytes of rows written to it at once, at most. Fewer are written as soon as the last write
+# took less than this part of the time since: what is computed is soon there for other processes.
 _ROWS_A_WRITE = 256
 _BYTES_A_WRITE = 32 * 1024**2
+_WRITING_TIME = 0.04
 
 
 class UnreadableImageWarning(UserWarning):
@@ -73,13 +80,17 @@ def thread_count(n_jobs):
 
 
 class NullSink:
-    """Rows that are wanted in the cache only."""
+    """Rows that are wanted in the cache only; `n_failed` counts the unreadable images."""
+
+    def __init__(self):
+        self.n_failed = 0
 
     def write(self, i, rows):
         """Forget the rows of image `i`."""
 
     def fail(self, i):
-        """Forget that image `i` is unreadable; a warning lists it."""
+        """Count image `i` as unreadable."""
+        self.n_failed += 1
 
 
 class RowStore:
@@ -102,6 +113,7 @@ class RowStore:
         self._keys = []
         self._rows = []
         self._n_bytes = 0
+        self._next_write = 0.0
 
     def find(self, keys):
         """Return, for each key, the rows of all heads, or None where one is missing."""
@@ -119,11 +131,15 @@ class RowStore:
         return found
 
     def add(self, key, rows):
-        """Keep the rows of an image; they are written in larger lots."""
+        """Keep the rows of an image; they are written in lots."""
         self._keys.append(key)
         self._rows.append([np.array(row).ravel() for row in rows])
         self._n_bytes += sum(row.nbytes for row in self._rows[-1])
-        if len(self._keys) >= _ROWS_A_WRITE or self._n_bytes >= _BYTES_A_WRITE:
+        if (
+            len(self._keys) >= _ROWS_A_WRITE
+            or self._n_bytes >= _BYTES_A_WRITE
+            or time.perf_counter() >= self._next_write
+        ):
             self.flush()
 
     def flush(self):
@@ -131,8 +147,11 @@ class RowStore:
         keys, rows = self._keys, self._rows
         self._keys, self._rows, self._n_bytes = [], [], 0
         if keys:
+            start = time.perf_counter()
             for recipe, of_head in zip(self._recipes, zip(*rows, strict=True), strict=True):
                 self._cache.put_many(recipe, keys, np.stack(of_head))
+            end = time.perf_counter()
+            self._next_write = end + (end - start) / _WRITING_TIME
 
 
 def stream(
@@ -184,12 +203,19 @@ def stream(
         if store is None:
             yield from range(len(images))
             return
-        chunks = [
-            range(start, min(start + _CHUNK, len(images)))
-            for start in range(0, len(images), _CHUNK)
-        ]
-        for chunk, keys in _ahead(pool, find_keys, chunks, n_threads + 1):
-            for i, rows in zip(chunk, store.find(keys), strict=True):
+        size = _CHUNK
+
+        def chunks():
+            turn = _turn(len(images))
+            for part in range(turn, len(images)), range(turn):
+                while part:
+                    chunk, part = part[:size], part[size:]
+                    yield chunk
+
+        for chunk, keys in _ahead(pool, find_keys, chunks(), n_threads + 1):
+            found = store.find(keys)
+            size = _CHUNK if None in found else min(2 * size, _LARGEST_CHUNK)
+            for i, rows in zip(chunk, found, strict=True):
                 if rows is None:
                     yield i
                 else:
@@ -245,6 +271,18 @@ def stream(
             stacklevel=4,
         )
     return n_computed
+
+
+def _turn(n_images):
+    """Return the image to begin with.
+
+    The workers of a search often want the same images at the same time. Each begins elsewhere, and
+    finds what the others have kept when it gets there.
+    """
+    if multiprocessing.parent_process() is None:
+        return 0
+    # Multiples of the golden ratio spread evenly, however few there are.
+    return int(os.getpid() * 0.6180339887498949 % 1 * n_images)
 
 
 def _ahead(pool, function, items, depth):

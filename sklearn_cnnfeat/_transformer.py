@@ -5,6 +5,7 @@ import os
 import warnings
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import pairwise
 from numbers import Integral, Real
 
@@ -16,6 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
+from sklearn_cnnfeat._home import home_folder
 from sklearn_cnnfeat._images import (
     DECODES,
     INTERPOLATIONS,
@@ -327,6 +329,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         del y
         images = self._read(X, reset=True)
         self._prepare(self._make_spec(images), images)
+        if len(set(self.layer_names_)) < len(self.layer_names_):
+            raise ValueError(
+                f"layer={self.layer!r} names a layer twice: these are {self.layer_names_!r}."
+            )
         return self
 
     def _prepare(self, spec, images=None):
@@ -341,18 +347,17 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         self.input_size_ = None if height is None or width is None else (height, width)
         self._shapes = [self._row_shape(head) for head in info.heads]
         self._n_features_out = sum(int(np.prod(shape)) for shape in self._shapes)
-        self._is_cached = self._check_cache(program)
+        wants_cache = self.cache is not None and self.cache is not False
+        self._is_cached = wants_cache and not self._warn_uncacheable(program)
 
-    def _check_cache(self, program):
-        """Whether rows are kept; they are not where nothing tells what they depend on."""
-        if self.cache is None or self.cache is False:
-            return False
+    def _warn_uncacheable(self, program=None):
+        """Warn, and return True, where nothing tells what rows depend on, so that none is kept."""
         problem = None
         if callable(self.pooling):
             problem = "pooling is a callable"
         elif callable(self.preprocessing):
             problem = "preprocessing is a callable"
-        elif not program.is_lasting:
+        elif program is not None and not program.is_lasting:
             problem = "the model holds layers that are not Keras' own"
         if problem:
             warnings.warn(
@@ -361,7 +366,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 CacheWarning,
                 stacklevel=5,
             )
-        return problem is None
+        return problem is not None
 
     def _make_spec(self, images=None):
         """Return what to compute, from the parameters and, for 8 bits, the images of `fit`."""
@@ -371,8 +376,6 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 "layer must be a name, an index, or a list of these that is not empty. Got "
                 f"{self.layer!r} instead."
             )
-        if len(set(layers)) < len(layers):
-            raise ValueError(f"layer names a layer twice: {self.layer!r}.")
         if len(layers) > 1 and self.pooling is None:
             raise ValueError(
                 "pooling=None gives the maps of one layer as a 4-D array; choose a pooling to put "
@@ -426,7 +429,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             "zoo",
             architecture.name,
             weights="random" if weights is None else weights,
-            include_top=any(architecture.needs_top(layer) for layer in layers),
+            include_top=any(architecture.needs_top(layer, weights) for layer in layers),
             seed=seed,
         )
 
@@ -513,13 +516,14 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         self._run(images, ArraySink(out, self._columns()))
         return out
 
-    def _run(self, images, sink):
+    def _run(self, images, sink, description="features"):
         """Stream images through the network into a sink; return how many were computed."""
         image_spec = self._image_spec(self._info)
         n_threads = thread_count(self.n_jobs)
         dtype = np.float32 if callable(self.preprocessing) else images.dtype
-        if callable(self.pooling):
-            sink = _PooledSink(sink, self._pool)
+        # Images of their own sizes do not go into one array.
+        batch_size = self.batch_size if self.input_size_ is not None else 1
+        sink = _RowSink(sink, self._info.heads, self._pool if callable(self.pooling) else None)
         store = None
         if self._is_cached:
             store = RowStore(
@@ -536,13 +540,13 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 ],
                 [head.shape for head in self._info.heads],
             )
-        with progress(len(images), "features", self.verbose) as bar:
+        with progress(len(images), description, self.verbose) as bar:
             return stream(
                 images,
                 image_spec,
                 sink,
                 lambda: self._open_program().compile(
-                    dtype, self.precision, n_threads, self.batch_size
+                    dtype, self.precision, n_threads, batch_size
                 ),
                 n_threads=n_threads,
                 on_error=self.on_error,
@@ -551,11 +555,12 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 store=store,
             )
 
-    def _precompute(self, X, specs, verbose):
+    def _precompute(self, X, specs, which, verbose):
         """Fill the cache for several specs of one network in one pass.
 
-        Returns the number of images, and of those that were computed.
+        Returns the numbers of images, of those computed, and of those that cannot be read.
         """
+        self.verbose = verbose
         heads = dict.fromkeys(
             head for spec in specs for head in zip(spec.layers, spec.poolings, strict=True)
         )
@@ -563,16 +568,22 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         images = self._read(X, reset=True)
         self._prepare(replace(specs[0], layers=layers, poolings=poolings))
         if not self._is_cached:
-            return len(images), 0
-        self.verbose = verbose
-        n_computed = self._run(images, NullSink())
+            return 0, 0, 0
+        n_layers = len(set(self.layer_names_))
+        network = os.path.basename(self._spec.source.name)
+        sink = NullSink()
+        n_computed = self._run(
+            images,
+            sink,
+            f"precompute {network}, {n_layers} layer{'s' if n_layers > 1 else ''}{which}",
+        )
         found = dict(zip(heads, self._info.heads, strict=True))
         whole = self._open_program()
         for spec in specs:
             own = tuple(found[head] for head in zip(spec.layers, spec.poolings, strict=True))
             info = replace(self._info, heads=own)
             _programs.note_part(spec, info, self.engine, whole, whole.model)
-        return len(images), n_computed
+        return len(images), n_computed, sink.n_failed
 
     def _image_spec(self, info):
         height, width, channels = info.input_shape
@@ -589,7 +600,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
     def _open_cache(self):
         if isinstance(self.cache, FeatureCache):
             return self.cache
-        return FeatureCache(None if self.cache is True else self.cache)
+        path = home_folder() / "features" if self.cache is True else os.fspath(self.cache)
+        return _shared_cache(os.path.abspath(os.path.expanduser(path)))
 
     def _preprocess(self, pixels):
         """Apply a preprocessing of the user's own to one image."""
@@ -708,16 +720,26 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         return tags
 
 
-class _PooledSink:
-    """A sink behind a pooling of the user's own."""
+class _RowSink:
+    """A sink behind what is left to do outside the network: shapes, a pooling of the user's own."""
 
-    def __init__(self, sink, pool):
+    def __init__(self, sink, heads, pool):
         self._sink = sink
+        self._shapes = [head.shape for head in heads]
         self._pool = pool
         self.fail = sink.fail
 
     def write(self, i, rows):
-        self._sink.write(i, [self._pool(row) if row.ndim == 3 else row for row in rows])
+        rows = [np.reshape(row, shape) for row, shape in zip(rows, self._shapes, strict=True)]
+        if self._pool is not None:
+            rows = [self._pool(row) if row.ndim == 3 else row for row in rows]
+        self._sink.write(i, rows)
+
+
+@lru_cache(maxsize=8)
+def _shared_cache(path):
+    """Return the one cache of a folder: a search with hundreds of fits opens its file once."""
+    return FeatureCache(path)
 
 
 def _calibration_sample(images):

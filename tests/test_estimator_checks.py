@@ -172,9 +172,7 @@ class _Widening(CNNFeatureTransformer):
 def test_checks_find_mistakes(broken, failing):
     estimator = broken("tiny.keras", "conv_2", **ROWS)
     results = check_estimator(estimator, on_fail=None, on_skip=None)
-    assert failing in {
-        result["check_name"] for result in results if result["status"] == "failed"
-    }
+    assert failing in {result["check_name"] for result in results if result["status"] == "failed"}
 
 
 def test_checks_of_an_estimator_with_a_model_object(tiny_model):

@@ -56,6 +56,13 @@ def test_vgg16_is_listed_whole_without_its_weights():
     assert table["n_parameters"].sum() == 138_357_544
 
 
+def test_published_efficientnets_have_one_layer_more():
+    published = layer_summary("efficientnet_b0")["path"].tolist()
+    random = layer_summary(CNNFeatureTransformer("efficientnet_b0", weights=None))["path"].tolist()
+    assert set(published) - set(random) == {"rescaling_1"}
+    assert published.index("rescaling_1") == published.index("normalization") + 1
+
+
 def test_no_weights_are_downloaded_or_allocated():
     """VGG16's weights take 553 MB; its summary may add a small part of that."""
     code = (
@@ -77,7 +84,9 @@ def test_no_weights_are_downloaded_or_allocated():
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "convnext_tiny", "efficientnet_b0"])
 def test_shapes_are_those_of_the_built_network(keras, name):
-    table = layer_summary(CNNFeatureTransformer(name, input_size=96)).set_index("path")
+    table = layer_summary(CNNFeatureTransformer(name, weights=None, input_size=96)).set_index(
+        "path"
+    )
     architecture = find_architecture(name)
     constructor = getattr(keras.applications, architecture.keras_name)
     keras.backend.clear_session()
@@ -96,7 +105,7 @@ def test_shapes_are_those_of_the_built_network(keras, name):
 def test_every_network_by_name(name):
     table = layer_summary(name)
     architecture = find_architecture(name)
-    assert sorted(table["index"].dropna()) == list(range(architecture.n_layers))
+    assert sorted(table["index"].dropna()) == list(range(table["index"].count()))
     assert set(architecture.head + architecture.tail) <= set(table["path"])
     assert table["n_features"].notna().all()
 
@@ -209,7 +218,7 @@ def test_filters_of_published_weights(imagenet_home):
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        ("vgg61", ValueError, "Nearest names: 'vgg16'"),
+        ("vgg61", ValueError, "Nearest names: 'vgg19', 'vgg16'"),
         ("no/such/file.keras", FileNotFoundError, "no such file"),
         (3, TypeError, "model must be the name of a network"),
         (make_pipeline(StandardScaler(), SVC()), ValueError, "No step of Pipeline"),

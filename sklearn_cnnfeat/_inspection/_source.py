@@ -70,13 +70,14 @@ def _parts(estimator):
     return estimator.get_params(deep=True)
 
 
-def network_of(transformer):
+def network_of(transformer, layer=None):
     """Return where a transformer's network comes from, its input size, and the model if it is one.
 
-    Nothing is downloaded, for that needs no digest of the weights.
+    It is the network that computes `layer`, or else the transformer's own layers. Nothing is
+    downloaded, for that needs no digest of the weights.
     """
-    layers = transformer.layer if isinstance(transformer.layer, (list, tuple)) else None
-    source = transformer._make_source(tuple(layers or (transformer.layer,)))
+    layer = transformer.layer if layer is None else layer
+    source = transformer._make_source(tuple(layer) if isinstance(layer, list) else (layer,))
     input_size = _check_input_size(transformer.input_size)
     if source.kind == "zoo" and input_size is None:
         native = find_architecture(source.name).native_size

@@ -139,7 +139,7 @@ def kernels_of(keras_layer):
         weights = getattr(keras_layer, name, None)
         if weights is None or len(getattr(weights, "shape", ())) not in (2, 4):
             continue
-        kernel = np.asarray(weights, np.float32)
+        kernel = weights.numpy().astype(np.float32)
         if "Transpose" in type(keras_layer).__name__:
             # Kept as (height, width, filters, channels in).
             kernel = kernel.swapaxes(2, 3)

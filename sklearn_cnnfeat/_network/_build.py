@@ -5,14 +5,13 @@ compiled on the disk is run without it.
 """
 
 import hashlib
-import inspect
 import json
+import math
 import os
 import random
 import sys
 import tempfile
 import threading
-import warnings
 import weakref
 from collections import Counter
 from contextlib import nullcontext
@@ -23,7 +22,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sklearn_cnnfeat._network._layers import Layer, find_layer
+from sklearn_cnnfeat._network._layers import Layer, LayerNotFoundError, find_layer, sentence
 from sklearn_cnnfeat._network._pooling import needs_fixed_size, pool, pooled_shape
 from sklearn_cnnfeat._network._spec import Head, NetworkInfo, digest_of_file
 from sklearn_cnnfeat._network._zoo import find_architecture
@@ -43,7 +42,7 @@ class Graph:
 
     info: NetworkInfo
     # Takes a batch of pixels (n, height, width, channels) as a float32 tensor, gives one tensor
-    # a head.
+    # a head: its rows, not in their shape yet (see `_behind_views`).
     function: object
     # Names of the outputs in the graph, one a head.
     output_names: tuple
@@ -187,7 +186,11 @@ def load_network(source, input_size):
     if source.kind == "file":
         # A search over layers asks for the same network again and again; a file may change.
         return _load_file(source.name, digest_of_file(source.name))
-    return _load_from_zoo(replace(source, digest=None), input_size)
+    path = source.weights
+    if path == "imagenet":
+        path = download_weights(source, input_size)
+    digest = None if path == "random" else digest_of_file(path)
+    return _load_from_zoo(replace(source, digest=digest), input_size, path)
 
 
 @lru_cache(maxsize=1)
@@ -202,25 +205,82 @@ def _load_file(path, _digest):
 
 
 @lru_cache(maxsize=1)
-def _load_from_zoo(source, input_size):
+def _load_from_zoo(source, input_size, path):
     architecture = find_architecture(source.name)
-    shape = (*input_size, 3)
-    weights = "imagenet" if source.weights == "imagenet" else None
-    model = _construct(architecture, source.include_top, weights, shape, source.seed)
-    if source.weights in ("imagenet", "random"):
+    model = _construct(architecture, source.include_top, (*input_size, 3), source.seed)
+    if path == "random":
         return model
     try:
-        model.load_weights(source.weights)
+        model.load_weights(path)
     except Exception as error:
         version = "with" if source.include_top else "without"
+        hint = " If it was downloaded, delete it so that it is downloaded again."
         raise ModelFileError(
-            f"The weights in {source.weights!r} do not fit {architecture.name!r} {version} its "
-            f"classifier: {_first_line(error)}"
+            f"The weights in {str(path)!r} do not fit {architecture.name!r} {version} its "
+            f"classifier, for images of {input_size[0]} x {input_size[1]} pixels: "
+            f"{_first_line(error)}" + (hint if source.weights == "imagenet" else "")
         ) from error
+    if architecture.rescales and _normalizes_as_imagenet(model):
+        model = _add_rescaling(model)
     return model
 
 
-def _construct(architecture, include_top, weights, shape, seed=None, symbolic=False):
+def download_weights(source, input_size):
+    """Return the path of published weights, which Keras downloads where they are missing."""
+    architecture = find_architecture(source.name)
+    path = architecture.weights_file(source.include_top, input_size)
+    if path.exists():
+        return path
+    size = architecture.trained_size(input_size)
+    problem = f"Keras put it elsewhere: was KERAS_HOME set to {str(path.parents[1])!r} too late?"
+    try:
+        _construct(architecture, source.include_top, (size, size, 3), weights="imagenet")
+    except Exception as error:
+        problem = _first_line(error)
+    if not path.exists():
+        raise WeightsNotFoundError(
+            f"The ImageNet weights of {architecture.name!r} are not on this machine and could not "
+            f"be downloaded ({problem}).\n"
+            f"  file    {path.name}\n"
+            f"  from    {architecture.download_url(source.include_top, input_size)}\n"
+            f"  put in  {path.parent}\n"
+            "Download it where there is a network and put it there, or set the environment "
+            f"variable KERAS_HOME to a folder that holds models/{path.name}. Other choices: "
+            "weights='path/to/file' for weights of your own, weights=None for random ones."
+        )
+    return path
+
+
+# Mean and standard deviation of ImageNet's pixels, scaled to 0 to 1.
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
+
+def _normalizes_as_imagenet(model):
+    mean = np.ravel(model.get_layer("normalization").mean)
+    return np.allclose(mean, _IMAGENET_MEAN, atol=1e-3)
+
+
+def _add_rescaling(model):
+    """Return EfficientNet as it is for published weights, and for what was trained from them.
+
+    They normalize by variances that are deviations. Keras makes up for it by another division,
+    with ``weights="imagenet"`` only: from a file the same weights would give other numbers.
+    """
+    keras = import_keras()
+    scale = [1 / math.sqrt(deviation) for deviation in _IMAGENET_DEVIATION]
+    rescaling = keras.layers.Rescaling(scale, name="rescaling_1")
+
+    def call(layer, *args, **kwargs):
+        outputs = layer(*args, **kwargs)
+        return rescaling(outputs) if layer.name == "normalization" else outputs
+
+    return keras.models.clone_model(
+        model, clone_function=lambda layer: layer, call_function=call, input_tensors=model.input
+    )
+
+
+def _construct(architecture, include_top, shape, seed=None, *, weights=None, symbolic=False):
     """Build a network of the zoo with layer names that do not depend on what was built before.
 
     Keras numbers unnamed layers ("conv2d_17") with a counter of the thread, so a thread of its
@@ -248,12 +308,9 @@ def _construct(architecture, include_top, weights, shape, seed=None, symbolic=Fa
     if seed is not None:
         random.seed(seed)
     try:
-        with warnings.catch_warnings():
-            # Keras says that it takes the weights of the native size: the documented choice.
-            warnings.filterwarnings("ignore", message=".*`input_shape` is undefined.*")
-            thread = threading.Thread(target=construct, name="sklearn_cnnfeat-build")
-            thread.start()
-            thread.join()
+        thread = threading.Thread(target=construct, name="sklearn_cnnfeat-build")
+        thread.start()
+        thread.join()
     finally:
         random.setstate(state)
     (model,) = result
@@ -261,28 +318,7 @@ def _construct(architecture, include_top, weights, shape, seed=None, symbolic=Fa
         return model
     if isinstance(model, ValueError) and "nput size must be" in str(model):
         raise ValueError(f"{architecture.name!r} cannot take {shape[:2]}: {model}") from model
-    if weights == "imagenet" and isinstance(model, Exception):
-        raise _weights_error(architecture, include_top, shape[:2], model) from model
     raise model
-
-
-def _weights_error(architecture, include_top, input_size, error):
-    path = architecture.weights_file(include_top, input_size)
-    if path.exists():
-        return ModelFileError(
-            f"The weights of {architecture.name!r} in {str(path)!r} cannot be read: "
-            f"{_first_line(error)} Delete the file so that it is downloaded again."
-        )
-    return WeightsNotFoundError(
-        f"The ImageNet weights of {architecture.name!r} are not on this machine and could not be "
-        f"downloaded ({_first_line(error)}).\n"
-        f"  file    {path.name}\n"
-        f"  from    {architecture.download_url(include_top, input_size)}\n"
-        f"  put in  {path.parent}\n"
-        "Download it where there is a network and put it there, or set the environment variable "
-        "KERAS_HOME to a folder that holds models/" + path.name + ". Other choices: "
-        "weights='path/to/file' for weights of your own, weights=None for random ones."
-    )
 
 
 def _first_line(error):
@@ -307,7 +343,7 @@ def _functional(model):
     return model if hasattr(model, "_run_through_graph") else None
 
 
-def _walk(model, inputs, invoke, training=False, prefix=""):
+def _walk(model, inputs, invoke, prefix=""):
     """Compute a model layer by layer; yield nothing, return its outputs and the calls it made.
 
     Each call is (path, layer, output). Models inside the model are walked too, and their own
@@ -330,13 +366,9 @@ def _walk(model, inputs, invoke, training=False, prefix=""):
                 path += f":{seen[layer.name]}"
                 seen[layer.name] += 1
             if _is_model(layer) and _functional(layer) is not None:
-                mode = kwargs.get("training") or training
-                outputs, inner = _walk(layer, args[0], invoke, mode, path + "/")
+                outputs, inner = _walk(layer, args[0], invoke, path + "/")
                 calls.extend(inner)
             else:
-                if _takes_training(type(layer)):
-                    # Augmentation layers are active by default.
-                    kwargs.setdefault("training", training)
                 outputs = invoke(layer, *args, **kwargs)
             calls.append((path, layer, outputs))
             return outputs
@@ -351,12 +383,10 @@ def _is_model(layer):
     return isinstance(layer, import_keras().Model)
 
 
-@lru_cache(maxsize=256)
-def _takes_training(layer_class):
-    return "training" in inspect.signature(layer_class.call).parameters
-
-
 def _call(layer, *args, **kwargs):
+    if isinstance(layer, import_keras().Layer):
+        # As `predict` does: it holds for all layers inside too, and whatever the model says.
+        kwargs["training"] = False
     return layer(*args, **kwargs)
 
 
@@ -369,7 +399,7 @@ def _compute_layers(model, inputs, invoke):
     keras = import_keras()
     if _functional(model) is None:
         # A subclassed model keeps to itself how its layers are connected.
-        outputs = invoke(model, inputs, training=False)
+        outputs = invoke(model, inputs)
         calls = [(model.name, model, outputs)]
         positions = {model.name: 0}
     else:
@@ -407,9 +437,12 @@ def list_layers(source, input_size=None, model=None):
         return list_weighted_layers(source, input_size, model)
     architecture = find_architecture(source.name)
     shape = (*input_size, 3)
-    pairs = _pair_layers(_construct(architecture, True, None, shape, symbolic=True), source)
+    model = _construct(architecture, True, shape, symbolic=True)
+    if architecture.rescales and source.weights == "imagenet":
+        model = _add_rescaling(model)
+    pairs = _pair_layers(model, source)
     if architecture.tail:
-        headless = _construct(architecture, False, None, shape, symbolic=True)
+        headless = _construct(architecture, False, shape, symbolic=True)
         # They go by name only: the indices count the whole network, classifier included.
         tail = [
             (replace(layer, index=None), keras_layer)
@@ -449,28 +482,29 @@ def check_input(model, where):
     except (AttributeError, ValueError):
         inputs = None
     if not inputs:
-        shape = getattr(model, "input_shape", None)
+        # A subclass remembers what it was first called on.
+        shape = (model.get_build_config() or {}).get("input_shape")
         if not shape:
             raise ValueError(
-                f"{where} does not say the shape of its input: it is a subclass of keras.Model "
+                f"{sentence(where)} does not say the shape of its input: it is a subclass of keras.Model "
                 "that has not been called yet. Call it once on a batch of images, or build it "
                 "with the Functional API."
             )
     elif len(inputs) > 1:
         raise ValueError(
-            f"{where} has {len(inputs)} inputs; a network that takes images and nothing else is "
+            f"{sentence(where)} has {len(inputs)} inputs; a network that takes images and nothing else is "
             "needed."
         )
     else:
         shape = tuple(inputs[0].shape)
     if len(shape) != 4:
         raise ValueError(
-            f"{where} takes inputs of shape {_show(shape)}; a network that takes images "
+            f"{sentence(where)} takes inputs of shape {_show(shape)}; a network that takes images "
             "(n, height, width, channels) is needed."
         )
     if _is_channels_first(model):
         raise ValueError(
-            f"{where} works on channels-first images {_show(shape)}, which TensorFlow does not "
+            f"{sentence(where)} works on channels-first images {_show(shape)}, which TensorFlow does not "
             "compute on a CPU. Build it with data_format='channels_last' "
             "(keras.config.set_image_data_format) and load its weights: kernels have the same "
             "layout in both."
@@ -478,10 +512,15 @@ def check_input(model, where):
     height, width, channels = shape[1:]
     if channels not in (1, 3):
         raise ValueError(
-            f"{where} takes images of {channels} channels; only gray (1) and RGB (3) images can be "
+            f"{sentence(where)} takes images of {channels} channels; only gray (1) and RGB (3) images can be "
             "made from pictures."
         )
     return height, width, channels
+
+
+def _input_dtype(model):
+    graph = _functional(model)
+    return "float32" if graph is None else graph.inputs[0].dtype
 
 
 def _is_channels_first(model):
@@ -516,8 +555,8 @@ def describe(source):
     """Return what the network is called in messages."""
     return {
         "zoo": f"{source.name!r}",
-        "file": f"The model in {source.name!r}",
-        "object": f"The model {source.name!r}",
+        "file": f"the model in {source.name!r}",
+        "object": f"the model {source.name!r}",
     }[source.kind]
 
 
@@ -547,14 +586,14 @@ def build_graph(spec, model=None):
         model = load_network(spec.source, spec.input_size)
     elif digest_of_model(model) != spec.source.digest:
         raise RuntimeError(
-            f"{where} has changed since fit, and the compiled network of that time is gone. Call "
+            f"{sentence(where)} has changed since fit, and the compiled network of that time is gone. Call "
             "fit again."
         )
     height, width, channels = _choose_input_shape(spec, check_input(model, where), where)
     heads = []
 
     def program(pixels):
-        inputs = tf.cast(_preprocess(pixels, spec.preprocessing), tf.float32)
+        inputs = tf.cast(_preprocess(pixels, spec.preprocessing), _input_dtype(model))
         layers, tensors, _ = _compute_layers(model, inputs, _call)
         tensor_of = {layer.path: tensor for layer, tensor in zip(layers, tensors, strict=True)}
         outputs = []
@@ -562,7 +601,8 @@ def build_graph(spec, model=None):
             layer = find_in_model(wanted, spec.source, model, layers)
             _check_pooling(layer, pooling, where)
             maps = tf.cast(tensor_of[layer.path], tf.float32)
-            outputs.append(tf.identity(pool(maps, pooling, layer.shape, keras.ops)))
+            rows = pool(maps, pooling, layer.shape, keras.ops)
+            outputs.append(tf.identity(_behind_views(rows)))
             heads.append(
                 Head(
                     layer=layer.path,
@@ -587,16 +627,43 @@ def build_graph(spec, model=None):
     )
 
 
+def _behind_views(tensor):
+    """Return the tensor that `tensor` only shows in another shape.
+
+    OpenVINO (2026.4) computes garbage from a tensor that goes on through the network and is an
+    output in another shape too. So rows get their shape when they have left the network.
+    """
+    import tensorflow as tf
+
+    length = math.prod(tensor.shape[1:])
+    while tensor.op.type in ("Reshape", "Squeeze", "ExpandDims", "Identity"):
+        source = tensor.op.inputs[0]
+        if None in source.shape[1:] or math.prod(source.shape[1:]) != length:
+            # The batch has got into another dimension.
+            break
+        tensor = source
+    # The input itself cannot be an output in OpenVINO, but what is computed from it can.
+    return tf.negative(tf.negative(tensor)) if tensor.op.type == "Placeholder" else tensor
+
+
 def find_in_model(wanted, source, model, layers):
     """Return the entry of `layers` that the user means by `wanted`."""
     where = describe(source)
+    if _functional(model) is None and wanted not in ("last", model.name, 0, -1):
+        raise LayerNotFoundError(
+            f"{sentence(where)} is a subclass of keras.Model, which keeps to itself how its layers "
+            f"are connected: only its output can be taken, with layer='last'. To take layer "
+            f"{wanted!r}, build the model with the Functional API."
+        )
     if source.kind != "zoo":
         return find_layer(wanted, layers, _count_layers(model), where)
     architecture = find_architecture(source.name)
+    end = architecture.head if source.include_top else architecture.tail
+    n_trunk = len(model.layers) - len(end)
     if wanted == "last":
         # The same layer with and without the classifier.
-        wanted = (architecture.tail or [model.layers[architecture.n_trunk - 1].name])[-1]
-    return find_layer(wanted, layers, architecture.n_layers, where)
+        wanted = (architecture.tail or [model.layers[n_trunk - 1].name])[-1]
+    return find_layer(wanted, layers, n_trunk + len(architecture.head), where)
 
 
 def _count_layers(model):
@@ -610,7 +677,7 @@ def _choose_input_shape(spec, own, where):
     for asked, given in zip(spec.input_size, (height, width), strict=True):
         if given is not None and asked != given:
             raise ValueError(
-                f"{where} was built for images of {height} x {width} pixels, but "
+                f"{sentence(where)} was built for images of {height} x {width} pixels, but "
                 f"input_size={spec.input_size!r}. Leave input_size=None, or build the model with "
                 "an input shape of (None, None, channels)."
             )
@@ -620,7 +687,7 @@ def _choose_input_shape(spec, own, where):
 def _check_pooling(layer, pooling, where):
     if needs_fixed_size(pooling) and None in layer.shape:
         raise ValueError(
-            f"{where} takes images of any size, so that layer {layer.path!r} gives maps of any "
+            f"{sentence(where)} takes images of any size, so that layer {layer.path!r} gives maps of any "
             f"size, and pooling={pooling!r} rows of any length. Say input_size=(height, width), "
             "or choose pooling='avg', 'max' or 'gem'."
         )

@@ -70,7 +70,7 @@ def _find_by_name(name, layers, where):
     if found:
         paths = ", ".join(repr(entry.path) for entry in found)
         raise LayerNotFoundError(
-            f"{where} has {len(found)} layers {name!r}: say which, of {paths}."
+            f"{sentence(where)} has {len(found)} layers {name!r}: say which, of {paths}."
         )
     calls = [entry.path for entry in layers if _without_call(entry.path) == name]
     if calls:
@@ -86,7 +86,7 @@ def _find_by_name(name, layers, where):
     nearest = list(dict.fromkeys(p for near in close for p in by_name.get(near, [near])))[:5]
     hint = f" Nearest names: {', '.join(map(repr, nearest))}." if nearest else ""
     raise LayerNotFoundError(
-        f"{where} has no layer {name!r}.{hint} layer_summary(model) lists "
+        f"{sentence(where)} has no layer {name!r}.{hint} layer_summary(model) lists "
         f"all {len(layers)} of them."
     )
 
@@ -124,6 +124,11 @@ def _last_before_classifier(layers):
     while end > 0 and chain[end].type in _INACTIVE:
         end -= 1
     return chain[end]
+
+
+def sentence(where):
+    """Return `where` as a sentence begins with it."""
+    return where[:1].upper() + where[1:]
 
 
 def _without_call(path):

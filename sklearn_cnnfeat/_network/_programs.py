@@ -57,7 +57,7 @@ def identify(source, input_size=None, model=None):
     if source.weights == "imagenet":
         path = find_architecture(source.name).weights_file(source.include_top, input_size)
         if not path.exists():
-            _build.load_network(source, input_size)
+            path = _build.download_weights(source, input_size)
     return replace(source, digest=digest_of_file(path))
 
 

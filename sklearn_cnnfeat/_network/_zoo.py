@@ -7,13 +7,13 @@ without) importing Keras.
 
 import os
 import re
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 _STORE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _OLD_STORE = "https://storage.googleapis.com/keras-applications/"
-_TF_KERNELS = "_weights_tf_dim_ordering_tf_kernels"
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,33 @@ class Architecture:
     weights_url: str
     # Where the file's name on the server differs from the one on disk.
     remote_files: tuple[str, str] | None = None
-
     # Sizes in pixels for which weights of their own were published, under the same name with that
     # number in place of the native size.
     sizes: tuple[int, ...] = ()
+    # Keras builds the network of the published weights with one layer more, see
+    # `_build._add_rescaling`; ``n_trunk`` does not count it.
+    rescales: bool = False
 
-    @property
-    def n_layers(self):
-        """Number of layers of the whole network, classifier included: the range of indices."""
-        return self.n_trunk + len(self.head)
-
-    def needs_top(self, layer):
+    def needs_top(self, layer, weights):
         """Whether `layer` (a name or an index) lies in the version with the classifier only."""
         if isinstance(layer, str):
             return layer in self.head
-        return layer >= self.n_trunk or -len(self.head) <= layer < 0
+        n_trunk = self.n_trunk + (self.rescales and weights is not None)
+        return layer >= n_trunk or -len(self.head) <= layer < 0
+
+    def trained_size(self, input_size):
+        """Return the height and width in pixels that the weights for `input_size` are for."""
+        height, width = input_size
+        return height if height == width and height in self.sizes else self.native_size
 
     def weights_file(self, include_top, input_size):
         """Return the path where Keras keeps the published weights, there or not."""
-        return keras_home() / "models" / self._of_size(self.weights_files[include_top], input_size)
+        file = Path("models") / self._of_size(self.weights_files[include_top], input_size)
+        home = keras_home()
+        if home.is_dir() and not os.access(home, os.W_OK) and not (home / file).exists():
+            # Keras downloads to here instead.
+            home = _temporary_folder() / ".keras"
+        return home / file
 
     def download_url(self, include_top, input_size):
         """Return the address of the published weights."""
@@ -63,410 +71,159 @@ class Architecture:
         return self.weights_url + self._of_size(files[include_top], input_size)
 
     def _of_size(self, file, input_size):
-        height, width = input_size
-        if height == width and height in self.sizes:
-            return file.replace(f"_{self.native_size}", f"_{height}")
-        return file
+        return file.replace(f"_{self.native_size}", f"_{self.trained_size(input_size)}")
 
 
 def keras_home():
     """Return the folder in which Keras keeps downloads, as Keras itself finds it."""
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    chosen = os.environ.get("KERAS_HOME")
+    if chosen:
+        return Path(chosen).expanduser()
+    home = Path("~").expanduser()
+    return (home if os.access(home, os.W_OK) else Path("/tmp")) / ".keras"
 
 
-def _architecture(
-    name, keras_name, size, preprocessing, n_trunk, head, folder, stem=None, files=None, **more
-):
-    if files is None:
-        stem = stem if stem is not None else name + _TF_KERNELS
-        files = (f"{stem}_notop.h5", f"{stem}.h5")
+def _temporary_folder():
+    return Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What networks have in common. Braces stand for a part of the file's name."""
+
+    folder: str
+    preprocessing: str | None
+    # Names of layers, separated by blanks.
+    head: str
+    tail: str = ""
+    files: tuple[str, str] = ("{}_notop.h5", "{}.h5")
+    remote_files: tuple[str, str] | None = None
+    sizes: tuple[int, ...] = ()
+    rescales: bool = False
+
+
+_KERNELS = tuple("{}_weights_tf_dim_ordering_tf_kernels" + end for end in ("_notop.h5", ".h5"))
+
+_CONVNEXT = _Family(
+    _STORE + "convnext/",
+    None,
+    "{0}_head_gap {0}_head_layernorm {0}_head_dense",
+    tail="layer_normalization",
+)
+_DENSENET = _Family(_STORE + "densenet/", "torch", "avg_pool predictions", files=_KERNELS)
+_EFFICIENT = _Family(_OLD_STORE, None, "avg_pool top_dropout predictions", rescales=True)
+_EFFICIENT_V2 = _Family(_STORE + "efficientnet_v2/", None, "avg_pool top_dropout predictions")
+_INCEPTION_RES = _Family(
+    _STORE + "inception_resnet_v2/", "tf", "avg_pool predictions", files=_KERNELS
+)
+_INCEPTION = _Family(_STORE + "inception_v3/", "tf", "avg_pool predictions", files=_KERNELS)
+_MOBILENET = _Family(
+    _STORE + "mobilenet/",
+    "tf",
+    "global_average_pooling2d dropout conv_preds reshape_2 predictions",
+    files=("{}_1_0_224_tf_no_top.h5", "{}_1_0_224_tf.h5"),
+    sizes=(128, 160, 192, 224),
+)
+_MOBILENET_V2 = _Family(
+    _STORE + "mobilenet_v2/",
+    "tf",
+    "global_average_pooling2d predictions",
+    files=(
+        "{}_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+        "{}_weights_tf_dim_ordering_tf_kernels_1.0_224.h5",
+    ),
+    sizes=(96, 128, 160, 192, 224),
+)
+_MOBILENET_V3 = _Family(
+    _STORE + "mobilenet_v3/",
+    None,
+    "global_average_pooling2d conv_2 activation_20 dropout logits flatten predictions",
+    files=("weights_{}_224_1.0_float_no_top_v2.h5", "weights_{}_224_1.0_float.h5"),
+)
+_MOBILENET_V3_S = replace(
+    _MOBILENET_V3, head=_MOBILENET_V3.head.replace("activation_20", "activation_18")
+)
+_NASNET = _Family(
+    _STORE + "nasnet/",
+    "tf",
+    "global_average_pooling2d predictions",
+    files=("nasnet_{}_no_top.h5", "nasnet_{}.h5"),
+    remote_files=("NASNet-{}-no-top.h5", "NASNet-{}.h5"),
+)
+_RESNET = _Family(_STORE + "resnet/", "caffe", "avg_pool predictions", files=_KERNELS)
+_RESNET_V2 = replace(_RESNET, preprocessing="tf")
+_VGG16 = _Family(_STORE + "vgg16/", "caffe", "flatten fc1 fc2 predictions", files=_KERNELS)
+_VGG19 = replace(_VGG16, folder=_STORE + "vgg19/")
+_XCEPTION = _Family(_STORE + "xception/", "tf", "avg_pool predictions", files=_KERNELS)
+
+# fmt: off
+_TABLE = (
+    # name, class in Keras, family, part of the file's name, native size, layers of the trunk
+    ("convnext_base",       "ConvNeXtBase",      _CONVNEXT,      "convnext_base",       224,  258),
+    ("convnext_large",      "ConvNeXtLarge",     _CONVNEXT,      "convnext_large",      224,  258),
+    ("convnext_small",      "ConvNeXtSmall",     _CONVNEXT,      "convnext_small",      224,  258),
+    ("convnext_tiny",       "ConvNeXtTiny",      _CONVNEXT,      "convnext_tiny",       224,  132),
+    ("convnext_xlarge",     "ConvNeXtXLarge",    _CONVNEXT,      "convnext_xlarge",     224,  258),
+    ("densenet121",         "DenseNet121",       _DENSENET,      "densenet121",         224,  427),
+    ("densenet169",         "DenseNet169",       _DENSENET,      "densenet169",         224,  595),
+    ("densenet201",         "DenseNet201",       _DENSENET,      "densenet201",         224,  707),
+    ("efficientnet_b0",     "EfficientNetB0",    _EFFICIENT,     "efficientnetb0",      224,  237),
+    ("efficientnet_b1",     "EfficientNetB1",    _EFFICIENT,     "efficientnetb1",      240,  339),
+    ("efficientnet_b2",     "EfficientNetB2",    _EFFICIENT,     "efficientnetb2",      260,  339),
+    ("efficientnet_b3",     "EfficientNetB3",    _EFFICIENT,     "efficientnetb3",      300,  384),
+    ("efficientnet_b4",     "EfficientNetB4",    _EFFICIENT,     "efficientnetb4",      380,  474),
+    ("efficientnet_b5",     "EfficientNetB5",    _EFFICIENT,     "efficientnetb5",      456,  576),
+    ("efficientnet_b6",     "EfficientNetB6",    _EFFICIENT,     "efficientnetb6",      528,  666),
+    ("efficientnet_b7",     "EfficientNetB7",    _EFFICIENT,     "efficientnetb7",      600,  813),
+    ("efficientnet_v2_b0",  "EfficientNetV2B0",  _EFFICIENT_V2,  "efficientnetv2-b0",   224,  270),
+    ("efficientnet_v2_b1",  "EfficientNetV2B1",  _EFFICIENT_V2,  "efficientnetv2-b1",   240,  334),
+    ("efficientnet_v2_b2",  "EfficientNetV2B2",  _EFFICIENT_V2,  "efficientnetv2-b2",   260,  349),
+    ("efficientnet_v2_b3",  "EfficientNetV2B3",  _EFFICIENT_V2,  "efficientnetv2-b3",   300,  409),
+    ("efficientnet_v2_l",   "EfficientNetV2L",   _EFFICIENT_V2,  "efficientnetv2-l",    480, 1028),
+    ("efficientnet_v2_m",   "EfficientNetV2M",   _EFFICIENT_V2,  "efficientnetv2-m",    480,  740),
+    ("efficientnet_v2_s",   "EfficientNetV2S",   _EFFICIENT_V2,  "efficientnetv2-s",    384,  513),
+    ("inception_resnet_v2", "InceptionResNetV2", _INCEPTION_RES, "inception_resnet_v2", 299,  780),
+    ("inception_v3",        "InceptionV3",       _INCEPTION,     "inception_v3",        299,  311),
+    ("mobilenet",           "MobileNet",         _MOBILENET,     "mobilenet",           224,   86),
+    ("mobilenet_v2",        "MobileNetV2",       _MOBILENET_V2,  "mobilenet_v2",        224,  154),
+    ("mobilenet_v3_large",  "MobileNetV3Large",  _MOBILENET_V3,  "mobilenet_v3_large",  224,  187),
+    ("mobilenet_v3_small",  "MobileNetV3Small",  _MOBILENET_V3_S,"mobilenet_v3_small",  224,  157),
+    ("nasnet_large",        "NASNetLarge",       _NASNET,        "large",               331, 1039),
+    ("nasnet_mobile",       "NASNetMobile",      _NASNET,        "mobile",              224,  769),
+    ("resnet101",           "ResNet101",         _RESNET,        "resnet101",           224,  345),
+    ("resnet101_v2",        "ResNet101V2",       _RESNET_V2,     "resnet101v2",         224,  377),
+    ("resnet152",           "ResNet152",         _RESNET,        "resnet152",           224,  515),
+    ("resnet152_v2",        "ResNet152V2",       _RESNET_V2,     "resnet152v2",         224,  564),
+    ("resnet50",            "ResNet50",          _RESNET,        "resnet50",            224,  175),
+    ("resnet50_v2",         "ResNet50V2",        _RESNET_V2,     "resnet50v2",          224,  190),
+    ("vgg16",               "VGG16",             _VGG16,         "vgg16",               224,   19),
+    ("vgg19",               "VGG19",             _VGG19,         "vgg19",               224,   22),
+    ("xception",            "Xception",          _XCEPTION,      "xception",            299,  132),
+)
+# fmt: on
+
+
+def _architecture(name, keras_name, family, stem, native_size, n_trunk):
+    def fill(templates):
+        return templates and tuple(template.format(stem) for template in templates)
+
     return Architecture(
         name=name,
         keras_name=keras_name,
-        native_size=size,
-        preprocessing=preprocessing,
+        native_size=native_size,
+        preprocessing=family.preprocessing,
         n_trunk=n_trunk,
-        head=head,
-        tail=more.pop("tail", ()),
-        weights_files=files,
-        weights_url=more.pop("store", _STORE) + folder,
-        **more,
+        head=fill(family.head.split()),
+        tail=tuple(family.tail.split()),
+        weights_files=fill(family.files),
+        weights_url=family.folder,
+        remote_files=fill(family.remote_files),
+        sizes=family.sizes,
+        rescales=family.rescales,
     )
 
 
-_POOL_PREDICT = ("avg_pool", "predictions")
-_POOL_DROP_PREDICT = ("avg_pool", "top_dropout", "predictions")
-_UNNAMED_POOL_PREDICT = ("global_average_pooling2d", "predictions")
-_VGG_HEAD = ("flatten", "fc1", "fc2", "predictions")
-_MOBILENET_HEAD = ("global_average_pooling2d", "dropout", "conv_preds", "reshape_2", "predictions")
-
-
-def _mobilenet_v3_head(activation):
-    return (
-        "global_average_pooling2d",
-        "conv_2",
-        activation,
-        "dropout",
-        "logits",
-        "flatten",
-        "predictions",
-    )
-
-
-_ARCHITECTURES = {
-    architecture.name: architecture
-    for architecture in (
-        _architecture(
-            "convnext_base",
-            "ConvNeXtBase",
-            224,
-            None,
-            258,
-            ("convnext_base_head_gap", "convnext_base_head_layernorm", "convnext_base_head_dense"),
-            "convnext/",
-            stem="convnext_base",
-            tail=("layer_normalization",),
-        ),
-        _architecture(
-            "convnext_large",
-            "ConvNeXtLarge",
-            224,
-            None,
-            258,
-            (
-                "convnext_large_head_gap",
-                "convnext_large_head_layernorm",
-                "convnext_large_head_dense",
-            ),
-            "convnext/",
-            stem="convnext_large",
-            tail=("layer_normalization",),
-        ),
-        _architecture(
-            "convnext_small",
-            "ConvNeXtSmall",
-            224,
-            None,
-            258,
-            (
-                "convnext_small_head_gap",
-                "convnext_small_head_layernorm",
-                "convnext_small_head_dense",
-            ),
-            "convnext/",
-            stem="convnext_small",
-            tail=("layer_normalization",),
-        ),
-        _architecture(
-            "convnext_tiny",
-            "ConvNeXtTiny",
-            224,
-            None,
-            132,
-            ("convnext_tiny_head_gap", "convnext_tiny_head_layernorm", "convnext_tiny_head_dense"),
-            "convnext/",
-            stem="convnext_tiny",
-            tail=("layer_normalization",),
-        ),
-        _architecture(
-            "convnext_xlarge",
-            "ConvNeXtXLarge",
-            224,
-            None,
-            258,
-            (
-                "convnext_xlarge_head_gap",
-                "convnext_xlarge_head_layernorm",
-                "convnext_xlarge_head_dense",
-            ),
-            "convnext/",
-            stem="convnext_xlarge",
-            tail=("layer_normalization",),
-        ),
-        _architecture("densenet121", "DenseNet121", 224, "torch", 427, _POOL_PREDICT, "densenet/"),
-        _architecture("densenet169", "DenseNet169", 224, "torch", 595, _POOL_PREDICT, "densenet/"),
-        _architecture("densenet201", "DenseNet201", 224, "torch", 707, _POOL_PREDICT, "densenet/"),
-        _architecture(
-            "efficientnet_b0",
-            "EfficientNetB0",
-            224,
-            None,
-            237,
-            _POOL_DROP_PREDICT,
-            "",
-            store=_OLD_STORE,
-            stem="efficientnetb0",
-        ),
-        _architecture(
-            "efficientnet_b1",
-            "EfficientNetB1",
-            240,
-            None,
-            339,
-            _POOL_DROP_PREDICT,
-            "",
-            store=_OLD_STORE,
-            stem="efficientnetb1",
-        ),
-        _architecture(
-            "efficientnet_b2",
-            "EfficientNetB2",
-            260,
-            None,
-            339,
-            _POOL_DROP_PREDICT,
-            "",
-            store=_OLD_STORE,
-            stem="efficientnetb2",
-        ),
-        _architecture(
-            "efficientnet_b3",
-            "EfficientNetB3",
-            300,
-            None,
-            384,
-            _POOL_DROP_PREDICT,
-            "",
-            store=_OLD_STORE,
-            stem="efficientnetb3",
-        ),
-        _architecture(
-            "efficientnet_b4",
-            "EfficientNetB4",
-            380,
-            None,
-            474,
-            _POOL_DROP_PREDICT,
-            "",
-            store=_OLD_STORE,
-            stem="efficientnetb4",
-        ),
-        _architecture(
-            "efficientnet_b5",
-            "EfficientNetB5",
-            456,
-            None,
-            576,
-            _POOL_DROP_PREDICT,
-            "",
-            store=_OLD_STORE,
-            stem="efficientnetb5",
-        ),
-        _architecture(
-            "efficientnet_b6",
-            "EfficientNetB6",
-            528,
-            None,
-            666,
-            _POOL_DROP_PREDICT,
-            "",
-            store=_OLD_STORE,
-            stem="efficientnetb6",
-        ),
-        _architecture(
-            "efficientnet_b7",
-            "EfficientNetB7",
-            600,
-            None,
-            813,
-            _POOL_DROP_PREDICT,
-            "",
-            store=_OLD_STORE,
-            stem="efficientnetb7",
-        ),
-        _architecture(
-            "efficientnet_v2_b0",
-            "EfficientNetV2B0",
-            224,
-            None,
-            270,
-            _POOL_DROP_PREDICT,
-            "efficientnet_v2/",
-            stem="efficientnetv2-b0",
-        ),
-        _architecture(
-            "efficientnet_v2_b1",
-            "EfficientNetV2B1",
-            240,
-            None,
-            334,
-            _POOL_DROP_PREDICT,
-            "efficientnet_v2/",
-            stem="efficientnetv2-b1",
-        ),
-        _architecture(
-            "efficientnet_v2_b2",
-            "EfficientNetV2B2",
-            260,
-            None,
-            349,
-            _POOL_DROP_PREDICT,
-            "efficientnet_v2/",
-            stem="efficientnetv2-b2",
-        ),
-        _architecture(
-            "efficientnet_v2_b3",
-            "EfficientNetV2B3",
-            300,
-            None,
-            409,
-            _POOL_DROP_PREDICT,
-            "efficientnet_v2/",
-            stem="efficientnetv2-b3",
-        ),
-        _architecture(
-            "efficientnet_v2_l",
-            "EfficientNetV2L",
-            480,
-            None,
-            1028,
-            _POOL_DROP_PREDICT,
-            "efficientnet_v2/",
-            stem="efficientnetv2-l",
-        ),
-        _architecture(
-            "efficientnet_v2_m",
-            "EfficientNetV2M",
-            480,
-            None,
-            740,
-            _POOL_DROP_PREDICT,
-            "efficientnet_v2/",
-            stem="efficientnetv2-m",
-        ),
-        _architecture(
-            "efficientnet_v2_s",
-            "EfficientNetV2S",
-            384,
-            None,
-            513,
-            _POOL_DROP_PREDICT,
-            "efficientnet_v2/",
-            stem="efficientnetv2-s",
-        ),
-        _architecture(
-            "inception_resnet_v2",
-            "InceptionResNetV2",
-            299,
-            "tf",
-            780,
-            _POOL_PREDICT,
-            "inception_resnet_v2/",
-        ),
-        _architecture(
-            "inception_v3", "InceptionV3", 299, "tf", 311, _POOL_PREDICT, "inception_v3/"
-        ),
-        _architecture(
-            "mobilenet",
-            "MobileNet",
-            224,
-            "tf",
-            86,
-            _MOBILENET_HEAD,
-            "mobilenet/",
-            files=("mobilenet_1_0_224_tf_no_top.h5", "mobilenet_1_0_224_tf.h5"),
-            sizes=(128, 160, 192, 224),
-        ),
-        _architecture(
-            "mobilenet_v2",
-            "MobileNetV2",
-            224,
-            "tf",
-            154,
-            _UNNAMED_POOL_PREDICT,
-            "mobilenet_v2/",
-            files=(
-                "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-                "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5",
-            ),
-            sizes=(96, 128, 160, 192, 224),
-        ),
-        _architecture(
-            "mobilenet_v3_large",
-            "MobileNetV3Large",
-            224,
-            None,
-            187,
-            _mobilenet_v3_head("activation_20"),
-            "mobilenet_v3/",
-            files=(
-                "weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
-                "weights_mobilenet_v3_large_224_1.0_float.h5",
-            ),
-        ),
-        _architecture(
-            "mobilenet_v3_small",
-            "MobileNetV3Small",
-            224,
-            None,
-            157,
-            _mobilenet_v3_head("activation_18"),
-            "mobilenet_v3/",
-            files=(
-                "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
-                "weights_mobilenet_v3_small_224_1.0_float.h5",
-            ),
-        ),
-        _architecture(
-            "nasnet_large",
-            "NASNetLarge",
-            331,
-            "tf",
-            1039,
-            _UNNAMED_POOL_PREDICT,
-            "nasnet/",
-            files=("nasnet_large_no_top.h5", "nasnet_large.h5"),
-            remote_files=("NASNet-large-no-top.h5", "NASNet-large.h5"),
-        ),
-        _architecture(
-            "nasnet_mobile",
-            "NASNetMobile",
-            224,
-            "tf",
-            769,
-            _UNNAMED_POOL_PREDICT,
-            "nasnet/",
-            files=("nasnet_mobile_no_top.h5", "nasnet_mobile.h5"),
-            remote_files=("NASNet-mobile-no-top.h5", "NASNet-mobile.h5"),
-        ),
-        _architecture("resnet101", "ResNet101", 224, "caffe", 345, _POOL_PREDICT, "resnet/"),
-        _architecture(
-            "resnet101_v2",
-            "ResNet101V2",
-            224,
-            "tf",
-            377,
-            _POOL_PREDICT,
-            "resnet/",
-            stem="resnet101v2" + _TF_KERNELS,
-        ),
-        _architecture("resnet152", "ResNet152", 224, "caffe", 515, _POOL_PREDICT, "resnet/"),
-        _architecture(
-            "resnet152_v2",
-            "ResNet152V2",
-            224,
-            "tf",
-            564,
-            _POOL_PREDICT,
-            "resnet/",
-            stem="resnet152v2" + _TF_KERNELS,
-        ),
-        _architecture("resnet50", "ResNet50", 224, "caffe", 175, _POOL_PREDICT, "resnet/"),
-        _architecture(
-            "resnet50_v2",
-            "ResNet50V2",
-            224,
-            "tf",
-            190,
-            _POOL_PREDICT,
-            "resnet/",
-            stem="resnet50v2" + _TF_KERNELS,
-        ),
-        _architecture("vgg16", "VGG16", 224, "caffe", 19, _VGG_HEAD, "vgg16/"),
-        _architecture("vgg19", "VGG19", 224, "caffe", 22, _VGG_HEAD, "vgg19/"),
-        _architecture("xception", "Xception", 299, "tf", 132, _POOL_PREDICT, "xception/"),
-    )
-}
+_ARCHITECTURES = {name: _architecture(name, *facts) for name, *facts in _TABLE}
 
 
 def _spelling(name):

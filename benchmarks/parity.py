@@ -1,0 +1,200 @@
+"""Are the features those of Keras? Every network, at native size, three layers, both engines.
+
+Run as ``python benchmarks/parity.py [NAME ...]``, names with ``*`` allowed; without names, all
+networks that are not yet in ``benchmarks/results/parity.json``. Each network runs in a process of
+its own with random weights, no download and a temporary home.
+
+Networks with random weights can be chaotic: Keras then disagrees with itself. So batch
+normalizations get the statistics of the images first, and the table shows what Keras gives for one
+image at a time against all of them together ("keras itself").
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from sklearn_cnnfeat import CNNFeatureTransformer, list_models
+
+RESULTS = Path(__file__).parent / "results" / "parity.json"
+LIMIT = 5e-6  # of the largest value of a layer
+ENGINES = ("openvino", "keras")
+
+
+def make_images(size):
+    """Return two photographs as an array (2, size, size, 3) of uint8."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    return np.stack(
+        [Image.fromarray(im).resize((size, size)) for im in load_sample_images().images]
+    )
+
+
+def build(name, size):
+    """Build a network by Keras alone, with the layer names that it has in a fresh process."""
+    import keras
+
+    result = []
+
+    def construct():
+        constructor = getattr(keras.applications, name)
+        result.append(constructor(weights=None, include_top=False, input_shape=(size, size, 3)))
+
+    thread = threading.Thread(target=construct)
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+def tame(model, batch):
+    """Set the statistics of batch normalizations to those of a batch."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+        elif hasattr(layer, "rate"):
+            layer.rate = 0.0
+        elif hasattr(layer, "drop_path_rate"):
+            layer.drop_path_rate = 0.0
+    model(batch, training=True)
+
+
+def choose_layers(model):
+    """Return the names of the first layer with weights, the middle one and the last one."""
+    first = next(layer for layer in model.layers if layer.weights and len(layer.output.shape) == 4)
+    middle = model.layers[len(model.layers) // 2]
+    return [first.name, middle.name, model.layers[-1].name]
+
+
+def distance(values, reference):
+    """Largest difference, relative to the largest value, of two batches."""
+    scale = np.abs(reference).max()
+    return float(np.abs(values.reshape(reference.shape) - reference).max() / scale)
+
+
+def check(name):
+    """Return a record of one network."""
+    import keras
+
+    from sklearn_cnnfeat._network._zoo import find_architecture
+
+    architecture = find_architecture(name)
+    size = architecture.native_size
+    images = make_images(size)
+    constructor = getattr(keras.applications, architecture.keras_name)
+    module = getattr(keras.applications, constructor.__module__.rsplit(".", 1)[-1])
+    batch = module.preprocess_input(images.astype(np.float32))
+    model = build(architecture.keras_name, size)
+    tame(model, batch)
+    layers = choose_layers(model)
+    cut = keras.Model(model.input, [model.get_layer(layer).output for layer in layers])
+    expected = cut.predict(batch, verbose=0)
+    singly = [cut.predict(image[np.newaxis], verbose=0) for image in batch]
+    singly = [np.concatenate(outputs) for outputs in zip(*singly, strict=True)]
+    rows = [
+        {"layer": layer, "shape": list(out.shape[1:]), "keras itself": distance(single, out)}
+        for layer, out, single in zip(layers, expected, singly, strict=True)
+    ]
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SKLEARN_CNNFEAT_HOME"] = folder
+        weights = Path(folder) / "tame.weights.h5"
+        model.save_weights(weights)
+        del model, cut
+        gc.collect()
+        for engine in ENGINES:
+            start = time.perf_counter()
+            cnn = CNNFeatureTransformer(name, layers, "flatten", weights=weights, engine=engine)
+            features = cnn.fit(images).transform(images)
+            seconds[engine] = round(time.perf_counter() - start, 1)
+            ends = np.cumsum([int(np.prod(row["shape"])) for row in rows])
+            parts = np.split(features, ends[:-1], axis=1)
+            for row, part, reference in zip(rows, parts, expected, strict=True):
+                row[engine] = distance(part, reference)
+    return {"network": name, "size": size, "seconds": seconds, "layers": rows}
+
+
+def run_alone(name):
+    """Run `check` in a process of its own; return its record, or one of its error."""
+    process = subprocess.run(
+        [sys.executable, __file__, "--one", name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    if process.returncode == 0:
+        return json.loads(process.stdout.splitlines()[-1])
+    lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
+    return {"network": name, "error": lines[-1]}
+
+
+def show(record):
+    """Print the lines of the table that belong to one network."""
+    if "error" in record:
+        print(f"{record['network']:<20} {record['error']}", flush=True)
+        return
+    for i, row in enumerate(record["layers"]):
+        shape = " x ".join(map(str, row["shape"]))
+        line = f"{record['network'] if i == 0 else '':<20} {row['layer']:<38} {shape:<16}"
+        line += "".join(f" {row[engine]:9.1e}" for engine in (*ENGINES, "keras itself"))
+        if i == 0:
+            line += "".join(f" {record['seconds'][engine]:7.1f} s" for engine in ENGINES)
+        worst = max(row[engine] for engine in ENGINES)
+        print(line + ("" if worst <= LIMIT else "   <-- beyond the limit"), flush=True)
+
+
+def main():
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", help="names or patterns; default: those missing")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(check(arguments.networks[0])))
+        return
+    report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
+    if arguments.networks:
+        names = [name for pattern in arguments.networks for name in list_models(pattern)]
+    else:
+        names = [n for n in list_models() if "layers" not in report["networks"].get(n, {})]
+    report["limit"] = LIMIT
+    report["machine"] = {"platform": platform.platform(), "cores": os.cpu_count()}
+    report["versions"] = {
+        package: version(package) for package in ("tensorflow", "keras", "openvino", "numpy")
+    }
+    print(report["machine"], report["versions"])
+    print(
+        f"{'network':<20} {'layer':<38} {'shape':<16} {'openvino':>9} {'keras':>9} {'itself':>9}"
+        f" {'openvino':>9} {'keras':>9}"
+    )
+    for name in names:
+        record = run_alone(name)
+        show(record)
+        report["networks"][name] = record
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+    records = [report["networks"][name] for name in names]
+    rows = [row for record in records for row in record.get("layers", [])]
+    failed = [record["network"] for record in records if "error" in record]
+    beyond = sum(max(row[engine] for engine in ENGINES) > LIMIT for row in rows)
+    print(
+        f"{len(rows)} layers, {beyond} beyond {LIMIT:.0e}; {len(failed)} networks failed {failed}"
+    )
+    sys.exit(bool(beyond or failed))
+
+
+if __name__ == "__main__":
+    main()

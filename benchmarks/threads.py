@@ -1,0 +1,81 @@
+"""How decoding, inference and the whole gain from cores.
+
+Processes are kept to 1, 2, 4, ... cores by the operating system (Linux only), and `n_jobs=None`
+takes as many threads as there are cores.
+"""
+
+import os
+
+from _common import (
+    WORK,
+    count_cores,
+    describe_machine,
+    find_photos,
+    make_axes,
+    make_parser,
+    print_machine,
+    print_table,
+    save,
+    show,
+)
+from _contenders import CONTENDERS, NETWORKS, PARTS, weights_file
+from _worker import compare
+from throughput import add_seconds
+
+_PARTS = {
+    "decoding": PARTS["decoding"].label,
+    "inference": PARTS["inference"].label,
+    "ours": CONTENDERS["ours"].label,
+}
+
+
+def main():
+    """Measure, print, write."""
+    parser = make_parser("threads", __doc__, rounds=3)
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=list(NETWORKS),
+        default=["mobilenet_v2", "resnet50", "vgg16"],
+        metavar="NAME",
+        help="which",
+    )
+    add_seconds(parser, 1.0)
+    options = parser.parse_args()
+    if not hasattr(os, "sched_setaffinity"):
+        raise SystemExit("This system cannot keep a process to some of its cores; Linux can.")
+    machine = describe_machine()
+    print_machine(machine)
+    paths = find_photos(options.photos)
+    counts = [2**k for k in range(count_cores().bit_length()) if 2**k <= count_cores()]
+    networks, rows = {}, []
+    for network in options.networks:
+        home = WORK / "limits" / weights_file(NETWORKS[network]).stem
+        networks[network] = {
+            cores: compare(
+                network, list(_PARTS), paths, options.rounds, options.seconds, home, cores
+            )
+            for cores in counts
+        }
+        for part, label in _PARTS.items():
+            rates = [networks[network][cores][part].get("median") for cores in counts]
+            gains = [rate / rates[0] if rate and rates[0] else None for rate in rates]
+            rows.append([network, label, *map(show, rates), *map(show, gains[1:])])
+    header = ["network", "part", *(f"{cores} cores" for cores in counts)]
+    print_table([*header, *(f"gain of {cores}" for cores in counts[1:])], rows)
+    figure, axes = make_axes(len(networks), 3.5 * len(networks), 3.2)
+    for panel, (network, of_cores) in zip(axes, networks.items(), strict=True):
+        for part, label in _PARTS.items():
+            rates = [of_cores[cores][part].get("median", float("nan")) for cores in counts]
+            panel.plot(counts, rates, "o-", label=label)
+        panel.set_title(network)
+        panel.set_xlabel("cores")
+        panel.set_xticks(counts)
+        panel.set_ylim(bottom=0)
+    axes[0].set_ylabel("images a second")
+    axes[0].legend(frameon=False)
+    save(options, machine, {"networks": networks}, figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Each example runs to its end in a process of its own, prints its numbers and draws."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+
+# Runs a script as `python script` does, and saves the figures that it would have shown.
+RUN_AND_SAVE = """
+import runpy, sys
+import matplotlib.pyplot as plt
+
+sys.path.insert(0, sys.argv[1])
+runpy.run_path(f"{sys.argv[1]}/{sys.argv[2]}", run_name="__main__")
+for number in plt.get_fignums():
+    plt.figure(number).savefig(f"figure_{number}.png")
+"""
+
+# For each example: what it prints, with a number, and between what bounds the number must be.
+PHOTOGRAPHS = {
+    "plot_folder_to_svm.py": {
+        r"SVM on conv_dw_13_relu of mobilenet: (\S+)": (0.85, 0.95),
+        r"SVM on 32 x 32 pixels: (\S+)": (0.45, 0.7),
+    },
+    "plot_layer_search.py": {
+        r"(\d+) photographs, 6 layers": (120, 120),
+        r"best: conv_dw_13_relu, accuracy (\S+)": (0.85, 0.95),
+    },
+    "plot_look_alikes.py": {
+        r"(\S+) of the five nearest": (0.75, 0.95),
+        r"Rand index: (\S+)": (0.2, 1),
+    },
+}
+# The same on pieces of scikit-learn's photographs, through random weights.
+PIECES = {
+    "plot_folder_to_svm.py": {
+        r"SVM on block5_pool of vgg16: (\S+)": (0.9, 1),
+        r"SVM on 32 x 32 pixels: (\S+)": (0.7, 0.95),
+    },
+    "plot_layer_search.py": {r"best: \w+, accuracy (\S+)": (0.95, 1)},
+    "plot_look_alikes.py": {r"(\S+) of the five nearest": (0.9, 1)},
+}
+OTHERS = {
+    "plot_mixed_columns.py": {
+        r"off by (\S+) points on average from columns": (2, 3),
+        r"off by (\S+) points on average from picture\n": (2.5, 3.5),
+        r"off by (\S+) points on average from picture and columns": (0, 1.2),
+    },
+    "plot_own_network.py": {
+        r"the network itself reads (\S+) of": (0.95, 1),
+        r"features: \(899, (\d+)\)": (128, 128),
+        r"SVM on the 128 units: (\S+)": (0.97, 1),
+    },
+}
+
+
+def run(arguments, folder, **environment):
+    """Run Python in `folder`, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def check_numbers(printed, expected):
+    for pattern, (low, high) in expected.items():
+        match = re.search(pattern, printed)
+        assert match, f"{pattern!r} is not in:\n{printed}"
+        assert low <= float(match[1]) <= high, match[0]
+
+
+def check_pictures(pictures, n_expected):
+    assert len(pictures) == n_expected
+    for path in pictures:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        assert min(pixels.shape) > 200, path
+        assert pixels.std() > 10, f"{path} is nearly empty"
+
+
+def check_example(script, expected, folder, **environment):
+    printed = run(["-c", RUN_AND_SAVE, str(EXAMPLES), script], folder, **environment)
+    check_numbers(printed, expected)
+    n_figures = (EXAMPLES / script).read_text(encoding="utf-8").count("plt.subplots(")
+    check_pictures(list(folder.glob("figure_*.png")), n_figures)
+
+
+def test_every_example_is_tested():
+    scripts = {path.name for path in EXAMPLES.glob("plot_*.py")}
+    assert scripts == {*PHOTOGRAPHS, *OTHERS}
+    assert set(PIECES) == set(PHOTOGRAPHS)
+
+
+@pytest.mark.parametrize("script", PHOTOGRAPHS)
+def test_example_on_photographs(script, assets, tmp_path):
+    check_example(
+        script,
+        PHOTOGRAPHS[script],
+        tmp_path,
+        CNNFEAT_EXAMPLE_PHOTOS=str(assets / "photos"),
+        KERAS_HOME=str(assets / "keras_home"),
+    )
+
+
+@pytest.mark.parametrize("script", PIECES)
+def test_example_without_photographs_and_weights(script, tmp_path, monkeypatch):
+    monkeypatch.delenv("CNNFEAT_EXAMPLE_PHOTOS", raising=False)
+    check_example(script, PIECES[script], tmp_path, KERAS_HOME=str(tmp_path / "keras"))
+
+
+@pytest.mark.parametrize("script", OTHERS)
+def test_example(script, tmp_path):
+    check_example(script, OTHERS[script], tmp_path)
+
+
+def test_demo(tmp_path):
+    printed = run(
+        [str(EXAMPLES / "demo.py"), "pictures"], tmp_path, KERAS_HOME=str(tmp_path / "keras")
+    )
+    check_pictures(list((tmp_path / "pictures").glob("*.png")), 3)
+    best = re.search(r"Best: .*: (\S+) % right; raw pixels: (\S+) %", printed)
+    assert float(best[1]) > float(best[2]) + 3, "features should beat pixels clearly"
+    assert "vgg16 with random weights" in printed
+    assert 'CNNFeatureTransformer(model="vgg16", layer="block5_pool")' in printed
+
+
+def test_demo_uses_weights_that_are_there(tmp_path, assets):
+    code = (
+        f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); "
+        "import demo; demo.draw_photos('photos.png')"
+    )
+    printed = run(["-c", code], tmp_path, KERAS_HOME=str(assets / "keras_home"))
+    assert printed.startswith("mobilenet with ImageNet weights")
+    check_pictures([tmp_path / "photos.png"], 1)

@@ -1,0 +1,126 @@
+"""The archives hold what they must and no more, and importing the package is light."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email import message_from_string
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+import sklearn_cnnfeat
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ["tensorflow", "keras", "openvino", "nncf", "matplotlib", "polars"]
+
+
+def python(*arguments, cwd, **kwargs):
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        **kwargs,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """Return the source archive, and the wheel that was built from it, of a copy of the tree."""
+    pytest.importorskip("build")
+    if int(version("setuptools").split(".")[0]) < 77:
+        pytest.skip("building without a download needs setuptools 77")
+    tree = tmp_path_factory.mktemp("build") / "tree"
+    # What earlier builds left behind must not get in; nor should this one leave anything.
+    unwanted = shutil.ignore_patterns(".*_cache", ".git", ".venv*", "build", "dist", "*.egg-info")
+    shutil.copytree(ROOT, tree, ignore=unwanted)
+    python("-m", "build", "--no-isolation", "--outdir", "dist", ".", cwd=tree)
+    (source,) = (tree / "dist").glob("*.tar.gz")
+    (wheel,) = (tree / "dist").glob("*.whl")
+    return source, wheel
+
+
+def modules():
+    """Return the package's files, relative to the root of the tree."""
+    return {path.relative_to(ROOT).as_posix() for path in ROOT.glob("sklearn_cnnfeat/**/*.py")}
+
+
+def test_wheel_holds_the_package_only(archives):
+    with zipfile.ZipFile(archives[1]) as wheel:
+        names = set(wheel.namelist())
+    information = {name for name in names if ".dist-info/" in name}
+    assert names - information == modules()
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in information)
+
+
+def test_wheel_metadata(archives):
+    with zipfile.ZipFile(archives[1]) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
+        metadata = message_from_string(wheel.read(name).decode())
+    assert metadata["Name"] == "sklearn-cnnfeat"
+    assert metadata["Version"] == sklearn_cnnfeat.__version__
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert {"plot", "polars", "test", "dev", "all"} <= set(metadata.get_all("Provides-Extra"))
+    needed = {re.match(r"[\w.-]+", line)[0] for line in metadata.get_all("Requires-Dist")}
+    assert {"numpy", "scikit-learn", "tensorflow", "keras", "pillow", "joblib"} <= needed
+
+
+def test_source_archive_holds_tests_and_examples(archives):
+    with tarfile.open(archives[0]) as source:
+        members = source.getmembers()
+    files = {
+        str(PurePosixPath(*PurePosixPath(member.name).parts[1:])): member
+        for member in members
+        if member.isfile()
+    }
+    wanted = modules()
+    for pattern in ("tests/*.py", "examples/*.py"):
+        wanted |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
+    wanted |= {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml"}
+    wanted |= {"setup.cfg", "examples/README.txt", ".ci/run", ".pre-commit-config.yaml"}
+    assert wanted <= set(files)
+    assert files[".ci/run"].mode & 0o100, "no longer executable"
+    assert not [name for name in files if "__pycache__" in name or name.endswith(".pyc")]
+    assert {member.uname for member in members} == {"root"}, "tells who built it"
+
+
+def test_wheel_is_complete(archives, tmp_path):
+    site = tmp_path / "site"
+    with zipfile.ZipFile(archives[1]) as wheel:
+        wheel.extractall(site)
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r}); import sklearn_cnnfeat as package; "
+        "[getattr(package, name) for name in package.__all__]; "
+        "package.list_models(); print(package.__file__)"
+    )
+    assert python("-c", code, cwd=tmp_path).startswith(str(site))
+
+
+def test_import_is_light(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import sklearn_cnnfeat; "
+        "repr(sklearn_cnnfeat.CNNFeatureTransformer()); sklearn_cnnfeat.list_models(); "
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert python("-c", code, cwd=tmp_path).strip() == "[]"
+
+
+def test_version_is_in_one_place():
+    statements = [
+        path
+        for path in [
+            *ROOT.glob("*.toml"),
+            *ROOT.glob("*.cfg"),
+            *ROOT.glob("sklearn_cnnfeat/**/*.py"),
+        ]
+        if sklearn_cnnfeat.__version__ in path.read_text(encoding="utf-8")
+    ]
+    assert [path.name for path in statements] == ["__init__.py"]
