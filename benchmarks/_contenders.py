@@ -13,7 +13,6 @@ from pathlib import Path
 
 from _common import WORK, count_cores, cycled, installed
 
-
 # Photographs from which batch normalization has its statistics.
 _N_STATISTICS = 8
 
@@ -123,14 +122,23 @@ def _preprocess_input(network):
     return getattr(keras.applications, network.module).preprocess_input
 
 
-def _with_preprocessing(network):
-    """Return the network behind its preprocessing, uint8 pixels in."""
+def _freeze(network):
+    """Return preprocessing and network as one TensorFlow function with constants for weights."""
     import keras
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
 
     model = _build_keras(network, weights_file(network))
-    pixels = keras.Input((network.size, network.size, 3), dtype="uint8")
-    values = _preprocess_input(network)(keras.ops.cast(pixels, "float32"))
-    return keras.Model(pixels, model(values))
+    preprocess_input = _preprocess_input(network)
+    signature = tf.TensorSpec((None, network.size, network.size, 3), tf.uint8)
+
+    @tf.function(input_signature=[signature])
+    def rows(pixels):
+        return model(preprocess_input(keras.ops.cast(pixels, "float32")), training=False)
+
+    return convert_variables_to_constants_v2(rows.get_concrete_function())
 
 
 # --- decoding ahead -------------------------------------------------------------------------------
@@ -322,14 +330,8 @@ class FrozenFunction(Threaded):
 
     def _load(self, network, paths):
         import tensorflow as tf
-        from tensorflow.python.framework.convert_to_constants import (
-            convert_variables_to_constants_v2,
-        )
 
-        model = _with_preprocessing(network)
-        signature = tf.TensorSpec((None, network.size, network.size, 3), tf.uint8)
-        traced = tf.function(lambda pixels: model(pixels, training=False))
-        frozen = convert_variables_to_constants_v2(traced.get_concrete_function(signature))
+        frozen = _freeze(network)
         return lambda pixels: frozen(tf.constant(pixels))[0].numpy()
 
 
@@ -344,17 +346,16 @@ class OnnxRuntime(Threaded):
         super().prepare(network, paths)
         if onnx_file(network).exists():
             return
-        import keras
+        import tf2onnx
 
-        model = _with_preprocessing(network)
-        shape = (None, network.size, network.size, 3)
+        frozen = _freeze(network)
         _write_whole(
             onnx_file(network),
-            lambda path: model.export(
-                path,
-                format="onnx",
-                verbose=False,
-                input_signature=[keras.InputSpec(shape=shape, dtype="uint8")],
+            lambda path: tf2onnx.convert.from_graph_def(
+                frozen.graph.as_graph_def(),
+                input_names=[tensor.name for tensor in frozen.inputs],
+                output_names=[tensor.name for tensor in frozen.outputs],
+                output_path=path,
             ),
         )
 

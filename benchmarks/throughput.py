@@ -37,27 +37,25 @@ def compare_all(options, networks, contenders):
 
 def _print_network(network, results):
     print(f"{network}:")
-    rows = []
+    header = ["contender", "images/s", "from - to", "images", "peak MB", "set-up s", "warm-up s"]
+    rows = [
+        [
+            CONTENDERS[name].label,
+            show(result["median"]),
+            f"{show(result['low'])} - {show(result['high'])}",
+            str(result["images"]),
+            show(result["peak_rss_mb"]),
+            show(result["set_up_seconds"], 2),
+            show(result["warm_up_seconds"], 2),
+            "-" if result["difference"] is None else f"{result['difference']:.0e}",
+        ]
+        for name, result in results.items()
+        if "failed" not in result
+    ]
+    print_table([*header, "off Keras"], rows)
     for name, result in results.items():
         if "failed" in result:
-            rows.append([CONTENDERS[name].label, f"failed: {result['failed'][:80]}"])
-            continue
-        rows.append(
-            [
-                CONTENDERS[name].label,
-                show(result["median"]),
-                f"{show(result['low'])} - {show(result['high'])}",
-                str(result["images"]),
-                show(result["peak_rss_mb"]),
-                show(result["set_up_seconds"], 2),
-                show(result["warm_up_seconds"], 2),
-                "-" if result["difference"] is None else f"{result['difference']:.0e}",
-            ]
-        )
-    header = ["contender", "images/s", "from - to", "images", "peak MB", "set-up s", "warm-up s"]
-    width = len(header) + 1
-    rows = [row + [""] * (width - len(row)) for row in rows]
-    print_table([*header, "off Keras"], rows)
+            print(f"{CONTENDERS[name].label} failed: {result['failed']}\n", flush=True)
 
 
 def find_ratios(networks):

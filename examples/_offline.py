@@ -62,7 +62,7 @@ def photo_folder():
     rng = np.random.default_rng(0)
     for name, photo in zip(["china", "flower"], load_sample_images().images, strict=True):
         (folder / name).mkdir()
-        for number in range(40):
+        for number in range(25):
             side = rng.integers(48, 128)
             top, left = rng.integers(np.subtract(photo.shape[:2], side))
             piece = Image.fromarray(photo[top : top + side, left : left + side])

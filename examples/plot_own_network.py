@@ -77,7 +77,7 @@ print(f"SVM on the pixels:    {accuracy_pixels.mean():.3f} +- {accuracy_pixels.s
 # plane so that neighbours stay neighbours.
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.manifold import TSNE
+from sklearn.manifold import Isomap
 
 order = np.argsort(y, kind="stable")
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
@@ -96,7 +96,7 @@ left.set_yticks(np.cumsum(counts) - counts / 2, range(10))
 left.hlines(np.cumsum(counts)[:-1] - 0.5, -0.5, 127.5, color="black", linewidth=0.6)
 left.set(xlabel="unit of the dense layer", ylabel="digit", title="128 numbers an image")
 figure.colorbar(mesh, ax=left, label="difference from the mean")
-plane = TSNE(random_state=0).fit_transform(vectors)
+plane = Isomap(n_neighbors=20).fit_transform(vectors)
 for digit in range(10):
     right.scatter(*plane[y == digit].T, s=8, alpha=0.6, color=f"C{digit}")
     right.text(

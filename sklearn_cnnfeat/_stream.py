@@ -26,10 +26,12 @@ _AHEAD = 4
 _CHUNK = 16
 _LARGEST_CHUNK = 256
 # Rows and bytes of rows written to it at once, at most. Fewer are written as soon as the last write
-# took less than this part of the time since: what is computed is soon there for other processes.
+# took less than this part of the time since, or after so many seconds: what is computed is soon
+# there for other processes, and not lost if this one is killed.
 _ROWS_A_WRITE = 256
 _BYTES_A_WRITE = 32 * 1024**2
 _WRITING_TIME = 0.04
+_LONGEST_PAUSE = 2.0
 
 
 class UnreadableImageWarning(UserWarning):
@@ -144,14 +146,15 @@ class RowStore:
 
     def flush(self):
         """Write what has been added."""
-        keys, rows = self._keys, self._rows
+        if not self._keys:
+            return
+        start = time.perf_counter()
+        for recipe, of_head in zip(self._recipes, zip(*self._rows, strict=True), strict=True):
+            self._cache.put_many(recipe, self._keys, np.stack(of_head))
+        # Only now: after an interrupt in between they are written again.
         self._keys, self._rows, self._n_bytes = [], [], 0
-        if keys:
-            start = time.perf_counter()
-            for recipe, of_head in zip(self._recipes, zip(*rows, strict=True), strict=True):
-                self._cache.put_many(recipe, keys, np.stack(of_head))
-            end = time.perf_counter()
-            self._next_write = end + (end - start) / _WRITING_TIME
+        end = time.perf_counter()
+        self._next_write = end + min((end - start) / _WRITING_TIME, _LONGEST_PAUSE)
 
 
 def stream(

