@@ -12,20 +12,20 @@ import argparse
 import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from _common import RESULTS, describe_machine, print_machine
 
 from sklearn_cnnfeat import CNNFeatureTransformer, list_models
+from sklearn_cnnfeat._network._zoo import find_architecture
 
-RESULTS = Path(__file__).parent / "results" / "parity.json"
+REPORT = RESULTS / "parity.json"
 LIMIT = 5e-6  # of the largest value of a layer
 ENGINES = ("openvino", "keras")
 
@@ -40,7 +40,17 @@ def make_images(size):
     )
 
 
-def build(name, size):
+def preprocess(architecture, images):
+    """Return images as Keras' own function for the network prepares them."""
+    import keras
+
+    constructor = getattr(keras.applications, architecture.keras_name)
+    # Public modules bear the names of the private ones that they are made of.
+    module = getattr(keras.applications, constructor.__module__.rsplit(".", 1)[-1])
+    return module.preprocess_input(images.astype(np.float32))
+
+
+def build(name, size, include_top=False):
     """Build a network by Keras alone, with the layer names that it has in a fresh process."""
     import keras
 
@@ -48,7 +58,8 @@ def build(name, size):
 
     def construct():
         constructor = getattr(keras.applications, name)
-        result.append(constructor(weights=None, include_top=False, input_shape=(size, size, 3)))
+        shape = (size, size, 3)
+        result.append(constructor(weights=None, include_top=include_top, input_shape=shape))
 
     thread = threading.Thread(target=construct)
     thread.start()
@@ -101,14 +112,10 @@ def check(name):
     """Return a record of one network."""
     import keras
 
-    from sklearn_cnnfeat._network._zoo import find_architecture
-
     architecture = find_architecture(name)
     size = architecture.native_size
     images = make_images(size)
-    constructor = getattr(keras.applications, architecture.keras_name)
-    module = getattr(keras.applications, constructor.__module__.rsplit(".", 1)[-1])
-    batch = module.preprocess_input(images.astype(np.float32))
+    batch = preprocess(architecture, images)
     model = build(architecture.keras_name, size)
     tame(model, batch)
     layers = choose_layers(model)
@@ -177,17 +184,14 @@ def main():
     if arguments.one:
         print(json.dumps(check(arguments.networks[0])))
         return
-    report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
+    report = json.loads(REPORT.read_text()) if REPORT.exists() else {"networks": {}}
     if arguments.networks:
         names = [name for pattern in arguments.networks for name in list_models(pattern)]
     else:
         names = [n for n in list_models() if "layers" not in report["networks"].get(n, {})]
     report["limit"] = LIMIT
-    report["machine"] = {"platform": platform.platform(), "cores": os.cpu_count()}
-    report["versions"] = {
-        package: version(package) for package in ("tensorflow", "keras", "openvino", "numpy")
-    }
-    print(report["machine"], report["versions"])
+    report["machine"] = describe_machine()
+    print_machine(report["machine"])
     print(
         f"{'network':<20} {'layer':<38} {'shape':<16} {'openvino':>9} {'keras':>9} {'itself':>9}"
         f" {'openvino':>9} {'keras':>9}"
@@ -196,8 +200,8 @@ def main():
         record = run_alone(name)
         show(record)
         report["networks"][name] = record
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+        RESULTS.mkdir(exist_ok=True)
+        REPORT.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
     records = [report["networks"][name] for name in names]
     rows = [row for record in records for row in record.get("layers", [])]
     failed = [record["network"] for record in records if "error" in record]

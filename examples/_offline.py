@@ -13,15 +13,17 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what TensorFlow says to its developers
+
 WEIGHT_FILES = {
     "vgg16": "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    "vgg19": "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
     "mobilenet": "mobilenet_1_0_224_tf_no_top.h5",
 }
 
 
 def import_keras():
-    """Import Keras, without what TensorFlow writes before it reads its log level."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """Import Keras, without what TensorFlow writes before it looks at its log level."""
     stderr = os.dup(2)
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 2)

@@ -112,6 +112,10 @@ def precompute(estimator, X, param_grid=None, *, verbose=1):
     A randomized search with an int as `random_state` will draw the very settings that are
     computed here. With another one, all that it may draw is computed.
 
+    A layer computed together with others may differ in the last digits of float32 from the same
+    layer computed alone, where the network can be rearranged less: if one of the others stands
+    between a convolution and its normalization.
+
     Examples
     --------
     >>> import tempfile

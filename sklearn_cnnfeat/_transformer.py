@@ -239,7 +239,11 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         "cache": ["boolean", str, os.PathLike, FeatureCache, None],
         "on_error": [StrOptions({"raise", "nan"})],
         "max_pixels": [Interval(Real, 1, None, closed="left")],
-        "n_jobs": [Integral, None],
+        "n_jobs": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Integral, None, -1, closed="right"),
+            None,
+        ],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -339,9 +343,11 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
     def _prepare(self, spec, images=None):
         """Open the program of `spec` and note down what comes out of it."""
         self._spec = spec
+        self._engine = self.engine
         program = self._open_program(images)
         self._info = info = program.info
         self.engine_ = program.engine
+        _programs.check_precision(self.precision, program.engine)
         self.layer_names_ = [head.layer for head in info.heads]
         self.feature_shapes_ = [head.map_shape for head in info.heads]
         height, width, _ = info.input_shape
@@ -405,6 +411,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
     def _make_source(self, layers):
         model, weights = self.model, self.weights
         if _build.is_keras_model(model):
+            self._check_no_weights()
             return Source("object", model.name)
         if not isinstance(model, (str, os.PathLike)):
             raise TypeError(
@@ -415,6 +422,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         architecture = find_architecture(path)
         if architecture is None:
             _check_model_file(path)
+            self._check_no_weights()
             return Source("file", os.path.abspath(path))
         if weights is not None and weights != "imagenet":
             weights = os.path.abspath(os.fspath(weights))
@@ -434,11 +442,18 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             seed=seed,
         )
 
+    def _check_no_weights(self):
+        if self.weights not in ("imagenet", None):
+            raise ValueError(
+                f"weights={os.fspath(self.weights)!r} is for networks by name; a model of your own "
+                "has its weights. Load others with model.load_weights, and leave weights out."
+            )
+
     def _open_program(self, images=None):
         images = self._calibration_images(images)
         return _programs.open_program(
             self._spec,
-            self.engine,
+            self._engine,
             self.model if self._spec.source.kind == "object" else None,
             lambda sentence: announce(sentence, self.verbose),
             None if images is None else lambda info: self._calibration_batches(images, info),
@@ -519,6 +534,18 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
     def _run(self, images, sink, description="features"):
         """Stream images through the network into a sink; return how many were computed."""
+        try:
+            return self._stream(images, sink, description)
+        except _programs.EngineError as error:
+            if self._engine != "auto" or self.precision != "float32":
+                raise
+            warnings.warn(
+                f"{error} Keras computes it instead.", _programs.EngineWarning, stacklevel=3
+            )
+            self._engine = self.engine_ = "keras"
+            return self._stream(images, sink, description)
+
+    def _stream(self, images, sink, description):
         image_spec = self._image_spec(self._info)
         n_threads = thread_count(self.n_jobs)
         dtype = np.float32 if callable(self.preprocessing) else images.dtype
@@ -764,6 +791,11 @@ def _check_model_file(path):
             return
         raise ValueError(
             f"model={path!r} is a file, but not one with the suffix .keras or .h5 of a Keras model."
+        )
+    if os.path.isdir(path):
+        raise ValueError(
+            f"model={path!r} is a folder. Keras models come in one file: model.save('name.keras') "
+            "writes it."
         )
     if path.endswith(_MODEL_SUFFIXES) or os.path.dirname(path):
         raise FileNotFoundError(

@@ -46,10 +46,11 @@ def save_photos(folder, n, side=(48, 96)):
     photos = load_sample_images().images
     paths = []
     for i in range(n):
-        photo, length = photos[i % 2], rng.integers(*side)
-        top, left = rng.integers(np.subtract(photo.shape[:2], length))
+        photo, height = photos[i % 2], rng.integers(*side)
+        width = height * 4 // 3
+        top, left = rng.integers(np.subtract(photo.shape[:2], (height, width)))
         path = folder / f"{i:05d}.jpg"
-        Image.fromarray(photo[top : top + length, left : left + length]).save(path, quality=90)
+        Image.fromarray(photo[top : top + height, left : left + width]).save(path, quality=90)
         paths.append(str(path))
     return paths
 

@@ -38,6 +38,7 @@ PHOTOGRAPHS = {
         r"(\S+) of the five nearest": (0.75, 0.95),
         r"Rand index: (\S+)": (0.2, 1),
     },
+    "plot_which_layer.py": {r"best: conv_pw_11_relu, accuracy (\S+)": (0.75, 0.9)},
 }
 # The same on pieces of scikit-learn's photographs, through random weights.
 PIECES = {
@@ -47,6 +48,7 @@ PIECES = {
     },
     "plot_layer_search.py": {r"best: \w+, accuracy (\S+)": (0.95, 1)},
     "plot_look_alikes.py": {r"(\S+) of the five nearest": (0.9, 1)},
+    "plot_which_layer.py": {r"best: \w+, accuracy (\S+)": (0.9, 1)},
 }
 OTHERS = {
     "plot_mixed_columns.py": {

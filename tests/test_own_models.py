@@ -730,14 +730,20 @@ def test_weights_are_no_model(tmp_path):
 
 def test_other_files_and_names_are_refused(tmp_path):
     X = pictures(2, 12, 12)
+    make_backbone().save(tmp_path / "backbone.keras")
     text = tmp_path / "model.txt"
     text.write_text("no model")
     with pytest.raises(ValueError, match=r"is a file, but not one with the suffix \.keras or \.h5"):
         CNNFeatureTransformer(text).fit(X)
+    with pytest.raises(ValueError, match=r"is a folder\. Keras models come in one file"):
+        CNNFeatureTransformer(tmp_path).fit(X)
     with pytest.raises(FileNotFoundError, match="no such file"):
         CNNFeatureTransformer(tmp_path / "none.keras").fit(X)
     with pytest.raises(ValueError, match=r"neither the name of a network nor a file.*'vgg16'"):
         CNNFeatureTransformer("vgg61").fit(X)
+    for given in (make_backbone(), tmp_path / "backbone.keras"):
+        with pytest.raises(ValueError, match=r"weights='w\.h5' is for networks by name"):
+            CNNFeatureTransformer(given, "last", weights="w.h5").fit(X)
     with pytest.raises(TypeError, match=r"name of a network, the path.*keras\.Model\. Got"):
         CNNFeatureTransformer(make_backbone).fit(X)
 

@@ -1,11 +1,13 @@
 """`precompute` and the scores by layer, on real estimators and searches."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -699,3 +701,25 @@ def test_photographs(assets, photos, imagenet_home, tmp_path, computed):
     scores = layer_scores(search)
     assert scores["layer"].tolist() == ["conv_pw_6_relu", "conv_pw_12_relu", "conv_dw_13_relu"]
     assert scores["n_features"].tolist() == [512, 1024, 1024]
+
+
+def test_the_guide_on_caching_runs(assets, tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    guide = (root / "docs" / "caching.md").read_text(encoding="utf-8")
+    for folder in (assets / "photos").iterdir():
+        (tmp_path / "photos" / folder.name).mkdir(parents=True)
+        for photo in sorted(folder.iterdir())[:10]:
+            (tmp_path / "photos" / folder.name / photo.name).symlink_to(photo)
+    done = subprocess.run(
+        [sys.executable, "-c", "".join(re.findall(r"^```python\n(.*?)^```$", guide, re.M | re.S))],
+        cwd=tmp_path,
+        env=os.environ | {"KERAS_HOME": str(assets / "keras_home"), "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 pass for 3 layers" in done.stdout
+    assert "0 conv_pw_6_relu 512" in re.sub(" +", " ", done.stdout)
+    assert "CacheReport(rows=160, bad=0)" in done.stdout
+    assert (tmp_path / "features" / "features.sqlite").exists()

@@ -414,7 +414,7 @@ class FilterDisplay:
         display = cls(
             kernel,
             layer=found.path,
-            filters=choose_channels(kernel, filters, found.path, most),
+            filters=choose_channels(kernel, filters, found.path, most, "filter"),
             channels=None
             if one_picture
             else choose_channels(

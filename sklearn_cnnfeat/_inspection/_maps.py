@@ -81,36 +81,31 @@ def combine_channels(maps, combine, layer):
     return maps @ weights
 
 
-def choose_channels(maps, channels, layer, default):
-    """Return the indices of the channels meant by `channels`."""
+def choose_channels(maps, channels, layer, default, what="channel"):
+    """Return the indices along the last axis that are meant by `channels`."""
     n_channels = maps.shape[-1]
     if channels is None:
         return np.arange(min(default, n_channels))
-    if isinstance(channels, str):
-        if channels == "all":
-            return np.arange(n_channels)
-        if channels == "strongest":
-            strength = np.abs(maps).mean(axis=tuple(range(maps.ndim - 1)), dtype=np.float64)
-            return np.argsort(-strength, kind="stable")[:default]
-        raise ValueError(
-            "channels must be a number, a sequence of indices, 'all' or 'strongest'. Got "
-            f"{channels!r} instead."
-        )
     if isinstance(channels, (int, np.integer)):
         if channels < 1:
-            raise ValueError(f"channels={channels} must be at least 1.")
+            raise ValueError(f"{what}s={channels} must be at least 1.")
         return np.arange(min(channels, n_channels))
+    if isinstance(channels, str) and channels == "all":
+        return np.arange(n_channels)
+    if isinstance(channels, str) and channels == "strongest":
+        strength = np.abs(maps).mean(axis=tuple(range(maps.ndim - 1)), dtype=np.float64)
+        return np.argsort(-strength, kind="stable")[:default]
     chosen = np.asarray(channels)
     if chosen.ndim != 1 or chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
         raise ValueError(
-            f"channels must be a number, a sequence of indices, 'all' or 'strongest'. Got "
+            f"{what}s must be a number, a sequence of indices, 'all' or 'strongest'. Got "
             f"{channels!r} instead."
         )
     outside = chosen[(chosen < -n_channels) | (chosen >= n_channels)]
     if outside.size:
         raise ValueError(
-            f"Channel {outside[0]} is out of range: layer {layer!r} has {n_channels} channels, 0 "
-            f"to {n_channels - 1}."
+            f"{what.capitalize()} {outside[0]} is out of range: layer {layer!r} has {n_channels} "
+            f"{what}s, 0 to {n_channels - 1}."
         )
     return chosen % n_channels
 

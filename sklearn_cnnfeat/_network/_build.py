@@ -106,7 +106,7 @@ def digest_of_model(model):
     own = f"{type(model).__module__}.{type(model).__qualname__}"
     digest.update((_configuration(model) or own).encode())
     for variable in model.variables:
-        value = np.ascontiguousarray(variable)
+        value = np.ascontiguousarray(variable.numpy())
         digest.update(f"{variable.path} {value.dtype} {value.shape}".encode())
         digest.update(value)
     return digest.hexdigest()

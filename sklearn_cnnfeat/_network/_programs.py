@@ -41,6 +41,10 @@ class EngineWarning(UserWarning):
     """Another engine than expected computes the features."""
 
 
+class EngineError(RuntimeError):
+    """An engine cannot run a network."""
+
+
 class ProgramWarning(UserWarning):
     """A compiled network could not be kept or read, and is compiled again."""
 
@@ -67,6 +71,22 @@ def identify(source, input_size=None, model=None):
 @lru_cache(maxsize=1)
 def _has_openvino():
     return importlib.util.find_spec("openvino") is not None
+
+
+def check_precision(precision, engine):
+    """Raise where an engine, or this processor, does not compute in a precision."""
+    if precision == "float32":
+        return
+    if engine != "openvino":
+        raise ValueError(
+            f"precision={precision!r} is arithmetic of the OpenVINO engine, and Keras runs this "
+            "network here. Use precision='float32'."
+        )
+    if precision == "bfloat16" and not _engines.supports_bfloat16():
+        raise ValueError(
+            "precision='bfloat16' needs a processor that computes it in hardware (AVX512_BF16 or "
+            "AMX); this one would be slower than with precision='float32'."
+        )
 
 
 def choose_engine():
@@ -125,7 +145,13 @@ class Program:
             if self._graph is None:
                 self._graph = _build.build_graph(self.spec, self.model)
             return _engines.KerasEngine(self._graph, batch_size)
-        return _engines.OpenVINOEngine(self.read_network(), dtype, precision, n_threads, batch_size)
+        try:
+            network = self.read_network()
+            return _engines.OpenVINOEngine(network, dtype, precision, n_threads, batch_size)
+        except Exception as error:
+            raise EngineError(
+                f"OpenVINO cannot load {_build.describe(self.spec.source)}: {_first_line(error)}."
+            ) from error
 
     def read_network(self):
         """Return the OpenVINO model, read from the disk where it is not in memory yet."""
@@ -200,7 +226,7 @@ def open_program(spec, engine, model=None, announce=None, calibrate=None):
         _programs.move_to_end(key)
     if program.engine != wanted:
         if engine != "auto":
-            raise RuntimeError(program.reason)
+            raise EngineError(program.reason)
         warnings.warn(program.reason + " Keras computes it instead.", EngineWarning, stacklevel=4)
     return program
 

@@ -1,0 +1,64 @@
+"""
+Where did the decision come from?
+=================================
+
+A pipeline of a network, a scaler and a logistic regression adds up a contribution of every position
+in the picture. So it can say exactly where its decision came from.
+"""
+
+# %%
+# A pipeline, and photographs that it has not seen
+# -------------------------------------------------
+from _offline import local_network, photo_folder
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from sklearn_cnnfeat import (
+    CNNFeatureTransformer,
+    DecisionMapDisplay,
+    decision_map,
+    load_image_folder,
+)
+
+photos = load_image_folder(photo_folder())  # yours: load_image_folder("photos/")
+names = [photos.target_names[label] for label in photos.target]
+known, unseen, y_known, y_unseen = train_test_split(
+    photos.data, names, test_size=6, stratify=names, random_state=0
+)
+_, weights = local_network("mobilenet")  # yours: weights = "imagenet"
+cnn = CNNFeatureTransformer("mobilenet", "conv_dw_13_relu", "avg", weights=weights, random_state=0)
+pipe = make_pipeline(cnn, StandardScaler(), LogisticRegression(max_iter=2000))
+pipe.fit(known, y_known)
+
+# %%
+# Six decisions
+# -------------
+# Red speaks for the second class, blue for the first; where the picture is as on average, it stays
+# gray.
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(2, 3, figsize=(13, 5.6), layout="compressed")
+for ax, photo in zip(axes.ravel(), unseen, strict=True):
+    DecisionMapDisplay.from_estimator(pipe, photo, ax=ax)
+plt.show()
+
+# %%
+# The numbers behind a picture. They add up.
+result = decision_map(pipe, unseen[0])
+print(f"positions:             {result.map.shape[0]} x {result.map.shape[1]}")
+print(f"sum of contributions: {result.map.sum():+.6f}")
+print(f"intercept:            {result.intercept:+.6f}")
+print(f"decision:             {pipe.decision_function(unseen[:1])[0]:+.6f}")
+
+# %%
+# Any other classifier
+# --------------------
+# Behind a curved kernel nothing adds up. There, patches of the picture are covered, and the map
+# shows what that takes away from the decision.
+pipe.steps[-1] = ("svc", SVC())
+pipe.fit(known, y_known)
+DecisionMapDisplay.from_estimator(pipe, unseen[0])
+plt.show()
