@@ -294,6 +294,7 @@ def run_searches(options, folder):
         for _ in range(1 if name in SLOW or options.quick else 5):
             cache = tempfile.mkdtemp(dir=folder)
             runs.append(run(["search", name], cache, options))
+            print(f"{name}: {runs[-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
             if name == "ours, precompute":
                 again.append(run(["search", "ours, second run"], cache, options))
         results[name] = dict(runs[0], seconds=statistics.median(r["seconds"] for r in runs))

@@ -26,6 +26,10 @@ for number in plt.get_fignums():
 
 # For each example: what it prints, with a number, and between what bounds the number must be.
 PHOTOGRAPHS = {
+    "plot_decision_map.py": {
+        r"intercept: +(\S+)": (-5, 5),
+        r"decision: +(\S+)": (-10, 0),
+    },
     "plot_folder_to_svm.py": {
         r"SVM on conv_dw_13_relu of mobilenet: (\S+)": (0.85, 0.95),
         r"SVM on 32 x 32 pixels: (\S+)": (0.45, 0.7),
@@ -42,6 +46,7 @@ PHOTOGRAPHS = {
 }
 # The same on pieces of scikit-learn's photographs, through random weights.
 PIECES = {
+    "plot_decision_map.py": {r"positions: +(\d+) x 7": (7, 7)},
     "plot_folder_to_svm.py": {
         r"SVM on block5_pool of vgg16: (\S+)": (0.9, 1),
         r"SVM on 32 x 32 pixels: (\S+)": (0.7, 0.95),
@@ -51,6 +56,8 @@ PIECES = {
     "plot_which_layer.py": {r"best: \w+, accuracy (\S+)": (0.9, 1)},
 }
 OTHERS = {
+    "plot_filters_and_maps.py": {r"block4_pool: (\d+) numbers an image": (100_352, 100_352)},
+    "plot_maps_layer_by_layer.py": {},
     "plot_mixed_columns.py": {
         r"off by (\S+) points on average from columns": (2, 3),
         r"off by (\S+) points on average from picture\n": (2.5, 3.5),
@@ -61,6 +68,12 @@ OTHERS = {
         r"features: \(899, (\d+)\)": (128, 128),
         r"SVM on the 128 units: (\S+)": (0.97, 1),
     },
+    "plot_shapes_of_features.py": {
+        r"spp +\(1, (\d+)\)": (10_752, 10_752),
+        r"a table of 100 rows and (\d+) columns": (64, 64),
+    },
+    "plot_transfer_learning_maps.py": {r"vgg16/block5_pool .* (\d+) +0\n": (25_088, 25_088)},
+    "plot_vector_as_picture.py": {r"fc: \(1, (\d+)\)": (128, 128)},
 }
 
 
@@ -98,7 +111,9 @@ def check_pictures(pictures, n_expected):
 def check_example(script, expected, folder, **environment):
     printed = run(["-c", RUN_AND_SAVE, str(EXAMPLES), script], folder, **environment)
     check_numbers(printed, expected)
-    n_figures = (EXAMPLES / script).read_text(encoding="utf-8").count("plt.subplots(")
+    text = (EXAMPLES / script).read_text(encoding="utf-8")
+    # One call may show two figures; those of displays are made by no `subplots`.
+    n_figures = max(text.count("plt.subplots("), text.count("plt.show()"))
     check_pictures(list(folder.glob("figure_*.png")), n_figures)
 
 

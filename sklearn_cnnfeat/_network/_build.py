@@ -105,9 +105,11 @@ def digest_of_model(model):
     digest = hashlib.sha256()
     own = f"{type(model).__module__}.{type(model).__qualname__}"
     digest.update((_configuration(model) or own).encode())
-    for variable in model.variables:
+    # Weights in their order: paths of variables change when a model is saved and loaded, and the
+    # state of random generators whenever it is used.
+    for variable in model.weights:
         value = np.ascontiguousarray(variable.numpy())
-        digest.update(f"{variable.path} {value.dtype} {value.shape}".encode())
+        digest.update(f"{value.dtype} {value.shape}".encode())
         digest.update(value)
     return digest.hexdigest()
 
@@ -477,6 +479,7 @@ def _pair_layers(model, source, input_size=None):
 
 def check_input(model, where):
     """Return height, width (None: any) and channels of a model's input, or refuse the model."""
+    where = sentence(where)
     try:
         inputs = model.inputs
     except (AttributeError, ValueError):
@@ -486,25 +489,25 @@ def check_input(model, where):
         shape = (model.get_build_config() or {}).get("input_shape")
         if not shape:
             raise ValueError(
-                f"{sentence(where)} does not say the shape of its input: it is a subclass of keras.Model "
+                f"{where} does not say the shape of its input: it is a subclass of keras.Model "
                 "that has not been called yet. Call it once on a batch of images, or build it "
                 "with the Functional API."
             )
     elif len(inputs) > 1:
         raise ValueError(
-            f"{sentence(where)} has {len(inputs)} inputs; a network that takes images and nothing else is "
+            f"{where} has {len(inputs)} inputs; a network that takes images and nothing else is "
             "needed."
         )
     else:
         shape = tuple(inputs[0].shape)
     if len(shape) != 4:
         raise ValueError(
-            f"{sentence(where)} takes inputs of shape {_show(shape)}; a network that takes images "
+            f"{where} takes inputs of shape {_show(shape)}; a network that takes images "
             "(n, height, width, channels) is needed."
         )
     if _is_channels_first(model):
         raise ValueError(
-            f"{sentence(where)} works on channels-first images {_show(shape)}, which TensorFlow does not "
+            f"{where} works on channels-first images {_show(shape)}, which TensorFlow does not "
             "compute on a CPU. Build it with data_format='channels_last' "
             "(keras.config.set_image_data_format) and load its weights: kernels have the same "
             "layout in both."
@@ -512,7 +515,7 @@ def check_input(model, where):
     height, width, channels = shape[1:]
     if channels not in (1, 3):
         raise ValueError(
-            f"{sentence(where)} takes images of {channels} channels; only gray (1) and RGB (3) images can be "
+            f"{where} takes images of {channels} channels; only gray (1) and RGB (3) images can be "
             "made from pictures."
         )
     return height, width, channels
@@ -586,8 +589,8 @@ def build_graph(spec, model=None):
         model = load_network(spec.source, spec.input_size)
     elif digest_of_model(model) != spec.source.digest:
         raise RuntimeError(
-            f"{sentence(where)} has changed since fit, and the compiled network of that time is gone. Call "
-            "fit again."
+            f"{sentence(where)} has changed since fit, and the compiled network of that time is "
+            "gone. Call fit again."
         )
     height, width, channels = _choose_input_shape(spec, check_input(model, where), where)
     heads = []
@@ -687,7 +690,7 @@ def _choose_input_shape(spec, own, where):
 def _check_pooling(layer, pooling, where):
     if needs_fixed_size(pooling) and None in layer.shape:
         raise ValueError(
-            f"{sentence(where)} takes images of any size, so that layer {layer.path!r} gives maps of any "
-            f"size, and pooling={pooling!r} rows of any length. Say input_size=(height, width), "
-            "or choose pooling='avg', 'max' or 'gem'."
+            f"{sentence(where)} takes images of any size, so that layer {layer.path!r} gives maps "
+            f"of any size, and pooling={pooling!r} rows of any length. Say input_size=(height, "
+            "width), or choose pooling='avg', 'max' or 'gem'."
         )
