@@ -38,16 +38,19 @@ class ModelFileError(ValueError):
 
 @dataclass(frozen=True)
 class Graph:
-    """A network frozen into one function of pixels, and what is known of it."""
+    """A network as one function of pixels, and what is known of it."""
 
     info: NetworkInfo
     # Takes a batch of pixels (n, height, width, channels) as a float32 tensor, gives one tensor
     # a head: its rows, not in their shape yet (see `_behind_views`).
     function: object
-    # Names of the outputs in the graph, one a head.
-    output_names: tuple
     # Whether the spec's fingerprint means the same numbers in every process.
     lasting: bool
+
+    @property
+    def output_names(self):
+        """Names of the outputs in the graph, one a head."""
+        return tuple(output.name for output in self.function.outputs)
 
     def run(self, pixels):
         """Return one float32 array a head for a batch of pixels."""
@@ -55,9 +58,28 @@ class Graph:
 
         return [out.numpy() for out in self.function(tf.constant(pixels, tf.float32))]
 
+    def freeze(self):
+        """Return the graph with the variables of the model as constants: faster, and for good.
+
+        TensorFlow keeps a dozen copies of the constants of a function that it runs.
+        """
+        from tensorflow.python.framework import convert_to_constants
+
+        frozen = convert_to_constants.convert_variables_to_constants_v2(
+            self.function, lower_control_flow=False
+        )
+        return replace(self, function=frozen)
+
     def write(self, path):
-        """Write the graph as a TensorFlow `GraphDef`."""
-        Path(path).write_bytes(self.function.graph.as_graph_def().SerializeToString())
+        """Write the graph with constants for variables, as a TensorFlow `GraphDef`."""
+        from tensorflow.python.framework import convert_to_constants as convert
+
+        # What `freeze` does too, before it makes a function of it.
+        values = convert._FunctionConverterDataInEager(
+            self.function, lower_control_flow=False, aggressive_inlining=False
+        )
+        graph_def, _ = convert._replace_variables_by_constants(values)
+        Path(path).write_bytes(graph_def.SerializeToString())
 
 
 def import_keras():
@@ -576,13 +598,10 @@ def build_graph(spec, model=None):
     Returns
     -------
     graph : Graph
-        The frozen network.
+        The network, which follows what happens to its model until it is frozen or written.
     """
     keras = import_keras()
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
 
     where = describe(spec.source)
     if model is None:
@@ -619,13 +638,10 @@ def build_graph(spec, model=None):
     signature = tf.TensorSpec((None, height, width, channels), tf.float32)
     traced = tf.compat.v1.wrap_function(program, [signature])
     # What lies behind the deepest wanted layer is cut off, and so is what augmentation layers do
-    # to their random state even where they are inactive. Then variables become constants.
-    cut = traced.prune(traced.inputs[0], traced.outputs)
-    frozen = convert_variables_to_constants_v2(cut, lower_control_flow=False)
+    # to their random state even where they are inactive.
     return Graph(
         info=NetworkInfo(heads=tuple(heads), input_shape=(height, width, channels)),
-        function=frozen,
-        output_names=tuple(output.name for output in frozen.outputs),
+        function=traced.prune(traced.inputs[0], traced.outputs),
         lasting=spec.source.kind == "zoo" or has_lasting_identity(model),
     )
 

@@ -143,7 +143,7 @@ class Program:
     def _make_engine(self, dtype, precision, n_threads, batch_size):
         if self.engine == "keras":
             if self._graph is None:
-                self._graph = _build.build_graph(self.spec, self.model)
+                self._graph = _build.build_graph(self.spec, self.model).freeze()
             return _engines.KerasEngine(self._graph, batch_size)
         try:
             network = self.read_network()
@@ -259,7 +259,7 @@ def _compile(spec, engine, folder, model, announce):
         announce(f"compiling {name} (once; kept for later runs)")
     graph = _build.build_graph(spec, model)
     if engine == "keras":
-        program = Program(spec, graph.info, "keras", graph=graph)
+        program = Program(spec, graph.info, "keras", graph=graph.freeze())
     else:
         try:
             network = _convert(graph)
@@ -269,7 +269,7 @@ def _compile(spec, engine, folder, model, announce):
         if reason is None:
             program = Program(spec, graph.info, "openvino", network=network)
         else:
-            program = Program(spec, graph.info, "keras", graph=graph, reason=reason)
+            program = Program(spec, graph.info, "keras", graph=graph.freeze(), reason=reason)
     program.is_lasting = graph.lasting
     if graph.lasting and _write(folder, program) and program.engine == "openvino":
         # Read back, its weights are mapped from the file and shared among processes.
