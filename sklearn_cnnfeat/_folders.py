@@ -4,6 +4,7 @@ import os
 import warnings
 
 import numpy as np
+import pandas as pd
 from sklearn.utils import Bunch
 
 from sklearn_cnnfeat._images import EXTENSIONS, first_few
@@ -154,9 +155,6 @@ def load_image_table(table, path, target, *, folder=None, extension=""):
     >>> photos.target
     array([1, 0, 1])
     """
-    # Importing pandas takes a fifth of a second and 40 MB, which other users need not spend.
-    import pandas as pd
-
     if isinstance(table, (str, os.PathLike)):
         where = repr(os.fspath(table))
         if folder is None:

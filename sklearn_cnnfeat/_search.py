@@ -8,6 +8,7 @@ from numbers import Integral
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
@@ -426,9 +427,6 @@ def layer_scores(search, *, metric=None, step=None):
     0  conv_pw_1_relu          64
     1  conv_pw_3_relu         128
     """
-    # Imported where tables are made: it takes a fifth of a second.
-    import pandas as pd
-
     check_is_fitted(search, "cv_results_")
     results = pd.DataFrame(search.cv_results_)
     metric = _choose_metric(search, metric)
@@ -657,8 +655,6 @@ def layer_report(
         scores = results["test_score"]
         times = results["fit_time"].mean(), results["score_time"].mean()
         rows.append((layer, columns.stop - columns.start, scores.mean(), scores.std(), *times))
-    import pandas as pd
-
     report = pd.DataFrame(rows, columns=["layer", "n_features", *_SCORES])
     order = {path: position for position, path in enumerate(summary["path"])}
     return report.sort_values("layer", key=lambda paths: paths.map(order), ignore_index=True)

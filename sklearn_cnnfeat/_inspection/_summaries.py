@@ -1,6 +1,7 @@
 """What a network is made of, as data frames."""
 
 import numpy as np
+import pandas as pd
 
 from sklearn_cnnfeat._inspection._source import as_transformer, network_of
 from sklearn_cnnfeat._network import _build
@@ -49,8 +50,6 @@ def layer_summary(model):
     14     14  block4_pool  MaxPooling2D   (14, 14, 512)      100352             0
     18     18  block5_pool  MaxPooling2D     (7, 7, 512)       25088             0
     """
-    import pandas as pd
-
     pairs = _build.list_layers(*network_of(as_transformer(model)))
     uses = pd.Series([layer.index for layer, _ in pairs], dtype="Int64").value_counts()
     rows = [
@@ -108,8 +107,6 @@ def filter_summary(model):
     1  block1_conv2   (3, 3, 64, 64)      (64,)
     2  block2_conv1  (3, 3, 64, 128)     (128,)
     """
-    import pandas as pd
-
     rows, seen = [], set()
     for layer, keras_layer in _build.list_weighted_layers(*network_of(as_transformer(model))):
         if id(keras_layer) in seen:

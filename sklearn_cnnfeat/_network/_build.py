@@ -122,8 +122,20 @@ def is_keras_model(value):
 def digest_of_model(model):
     """Return the SHA-256 of a model's configuration and weights.
 
-    A subclass of `keras.Model` that keeps its configuration to itself counts by its name.
+    A subclass of `keras.Model` that keeps its configuration to itself counts by its name. A model
+    that came from another process keeps the digest that it had there.
     """
+    digest = _compute_digest(model)
+    as_read, as_sent = _digests_of_received.get(model, (None, None))
+    return as_sent if digest == as_read else digest
+
+
+# The digests that a model had when it was read and when it was sent: the configuration of layers
+# that are not Keras' own need not come back as the same text.
+_digests_of_received = weakref.WeakKeyDictionary()
+
+
+def _compute_digest(model):
     digest = hashlib.sha256()
     own = f"{type(model).__module__}.{type(model).__qualname__}"
     digest.update((_configuration(model) or own).encode())
@@ -175,9 +187,10 @@ class PickledModel:
     _written: ClassVar = weakref.WeakKeyDictionary()
     _read: ClassVar = weakref.WeakValueDictionary()
 
-    def __init__(self, digest, content):
+    def __init__(self, digest, content, classes):
         self._digest = digest
         self._content = content
+        self._classes = classes
 
     @classmethod
     def of(cls, model):
@@ -188,21 +201,37 @@ class PickledModel:
             with tempfile.TemporaryDirectory(prefix="cnnfeat-") as folder:
                 path = Path(folder) / "model.keras"
                 model.save(path)
-                written = cls(digest, path.read_bytes())
+                written = cls(digest, path.read_bytes(), _classes_of_main(model))
             cls._written[model] = written
         return written
 
     def load(self):
         """Return the model. As with all pickles, its origin must be trusted."""
         model = self._read.get(self._digest)
-        if model is None:
+        if model is None or digest_of_model(model) != self._digest:
             keras = import_keras()
             with tempfile.TemporaryDirectory(prefix="cnnfeat-") as folder:
                 path = Path(folder) / "model.keras"
                 path.write_bytes(self._content)
-                model = keras.saving.load_model(path, compile=False, safe_mode=False)
+                model = keras.saving.load_model(
+                    path, custom_objects=self._classes, compile=False, safe_mode=False
+                )
+            _digests_of_received[model] = _compute_digest(model), self._digest
             self._read[self._digest] = model
         return model
+
+
+def _classes_of_main(model):
+    """Return the classes of layers that were written in a script or a notebook, by their names.
+
+    Other processes cannot import them; joblib sends such classes along.
+    """
+    keras = import_keras()
+    classes = {type(layer) for layer in model._flatten_layers()}
+    main = [own for own in classes if own.__module__ == "__main__" and "." not in own.__qualname__]
+    return {
+        name: own for own in main for name in (own.__name__, keras.saving.get_registered_name(own))
+    }
 
 
 def load_network(source, input_size):

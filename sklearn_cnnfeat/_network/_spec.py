@@ -88,7 +88,8 @@ class NetworkSpec:
             "images": image_fingerprint,
             "engine": [engine, installed_version("tensorflow" if engine == "keras" else engine)],
             "precision": precision,
-            "calibration": self.calibration,
+            # Quantization treats the outputs of a network together.
+            "calibration": self.calibration and [self.calibration, self.layers, self.poolings],
             "format": PROGRAM_FORMAT,
         }
         return json.dumps(facts, sort_keys=True)
