@@ -375,6 +375,8 @@ class Torch(Threaded):
     """The network of the same name in timm."""
 
     packages = ("torch", "torchvision", "timm")
+    # Measured, as is the memory format below: batches of 32 take up to twice as long an image.
+    batch = 8
     keras_weights = False
 
     def __init__(self, label, compiled):
@@ -385,6 +387,7 @@ class Torch(Threaded):
         import numpy as np
         import timm
         import torch
+        import torch._inductor.config
 
         model = timm.create_model(network.timm, pretrained=False)
         model = model.to(memory_format=torch.channels_last)
@@ -397,7 +400,7 @@ class Torch(Threaded):
             return model.forward_features(values).mean((2, 3))
 
         def run(pixels):
-            with torch.inference_mode():
+            with torch.no_grad():
                 return pooled(torch.from_numpy(pixels)).numpy()
 
         # Statistics of a few photographs, as in `make_weights`.
@@ -408,6 +411,8 @@ class Torch(Threaded):
         run(np.stack([decode(path, network.size) for path in paths[:_N_STATISTICS]]))
         model.eval()
         if self._compiled:
+            # PyTorch's advice for inference on a CPU; it nearly doubles the speed.
+            torch._inductor.config.freezing = True
             pooled = torch.compile(pooled)
         return run
 

@@ -210,6 +210,47 @@ def test_the_input_itself(pooling):
         np.testing.assert_allclose(features, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("make_end", "expected"),
+    [
+        # Several heads: the one that comes last, and what both stand on.
+        (lambda x: [layers.Dense(2)(x), layers.Dense(3)(x)], "flat"),
+        (lambda x: layers.Softmax()(layers.Dense(2)(layers.Dropout(0.5)(x))), "flat"),
+        (lambda x: layers.Dense(2)(layers.BatchNormalization(name="bn")(x)), "bn"),
+        # Computed between the two, on another branch.
+        (
+            lambda x: layers.Dense(2, name="z")(
+                layers.Concatenate(name="both")([layers.Dense(3, name="side")(x), x])
+            ),
+            "both",
+        ),
+        (lambda x: layers.Activation("tanh", name="end")(x), "end"),
+        (
+            lambda x: keras.Sequential(
+                [layers.Dense(4, name="fc"), layers.Dense(2)], name="classifier"
+            )(x),
+            "classifier/fc",
+        ),
+    ],
+)
+def test_last(make_end, expected):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(2, 3, name="conv")(inputs)
+    model = keras.Model(inputs, make_end(layers.Flatten(name="flat")(x)))
+    assert CNNFeatureTransformer(model, "last").fit(pictures(2, 8, 8)).layer_names_ == [expected]
+
+
+def test_no_layer_is_last():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.ops.mean(layers.Conv2D(2, 3, name="conv")(inputs), axis=(1, 2))
+    model = keras.Model(inputs, layers.Dense(2, name="classes")(x))
+    with pytest.raises(ValueError, match=r"What layer 'classes' of the model .* takes is not"):
+        CNNFeatureTransformer(model, "last").fit(pictures(2, 8, 8))
+    tokens = keras.Sequential([keras.Input((8, 8, 3)), layers.Reshape((64, 3), name="tokens")])
+    with pytest.raises(ValueError, match=r"Layer 'last' of .* shape \(n, 64, 3\)"):
+        CNNFeatureTransformer(tokens, "last").fit(pictures(2, 8, 8))
+
+
 @pytest.mark.parametrize("layer", ["vgg/block2_conv1", "block2_conv1"])
 def test_path_and_unique_bare_name_of_a_nested_layer(layer):
     model = make_transfer()

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import re
+import sys
 import time
 
 import joblib
@@ -159,6 +160,20 @@ def test_round_trips(kind, how, model, model_file, digits, tmp_path):
     np.testing.assert_array_equal(cnn.transform(X), rows)
 
 
+def test_a_pickle_gives_the_model_of_its_time(model, digits):
+    X = digits[0][:10]
+    mine = keras.models.clone_model(model)
+    dumped = pickle.dumps(CNNFeatureTransformer(mine, "conv_1", **DIGITS))
+    first, same = pickle.loads(dumped), pickle.loads(dumped)
+    assert first.model is same.model
+    rows = first.fit_transform(X)
+    # Trained on, it is another model, and the pickle still holds the old one.
+    first.model.set_weights([weight * 2 for weight in first.model.get_weights()])
+    again = pickle.loads(dumped)
+    np.testing.assert_array_equal(again.fit_transform(X), rows)
+    assert not np.allclose(first.fit_transform(X), rows)
+
+
 def test_a_pickle_is_no_larger_than_its_model(model):
     buffer = io.BytesIO()
     model_size = len(pickle.dumps(model))
@@ -198,6 +213,57 @@ def test_a_fitted_pipeline_in_other_processes(model, digits):
     )
     np.testing.assert_array_equal(results[0], pipeline.decision_function(X))
     np.testing.assert_array_equal(results[1], pipeline.predict(X))
+
+
+NOTEBOOK = """
+import keras
+
+class Doubling(keras.layers.Layer):
+    def __init__(self, factor=2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+@keras.saving.register_keras_serializable("own")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = keras.layers.Conv2D(2, 3)
+
+    def call(self, inputs):
+        return self.conv(inputs)
+
+def double(layer):
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3), layer])
+
+MODELS = {
+    "layer": lambda: double(Doubling(3.0)),
+    "lambda": lambda: double(keras.layers.Lambda(lambda x: x * 3)),
+    "subclass": Subclassed,
+}
+"""
+
+
+@pytest.mark.parametrize("own", ["layer", "lambda", "subclass"])
+def test_code_of_a_notebook_in_other_processes(own, digits, monkeypatch):
+    """What was written in `__main__` cannot be imported there and must travel with the model."""
+    X = digits[0][:10]
+    notebook = {"__name__": "__main__"}
+    exec(NOTEBOOK, notebook)
+    for name in ("Doubling", "Subclassed"):
+        monkeypatch.setattr(sys.modules["__main__"], name, notebook[name], raising=False)
+    model = notebook["MODELS"][own]()
+    model(X.reshape(-1, 8, 8, 1))
+    cnn = CNNFeatureTransformer(model, "last", **DIGITS)
+    rows = cnn.fit_transform(X)
+    for call in (cnn.transform, clone(cnn).fit_transform):
+        for result in joblib.Parallel(n_jobs=2)(joblib.delayed(call)(X) for _ in range(2)):
+            np.testing.assert_array_equal(result, rows)
 
 
 def test_cross_validation_and_nested_parameters(model_file, digits):

@@ -36,6 +36,9 @@ class ModelFileError(ValueError):
     """A file cannot be read as a Keras model or as weights of the network."""
 
 
+_MAX_CONSTANT_BYTES = 256 * 1024**2
+
+
 @dataclass(frozen=True)
 class Graph:
     """A network as one function of pixels, and what is known of it."""
@@ -46,6 +49,8 @@ class Graph:
     function: object
     # Whether the spec's fingerprint means the same numbers in every process.
     lasting: bool
+    # Whether the model is in the user's hands, who may train it.
+    shared: bool
 
     @property
     def output_names(self):
@@ -61,10 +66,15 @@ class Graph:
     def freeze(self):
         """Return the graph with the variables of the model as constants: faster, and for good.
 
-        TensorFlow keeps a dozen copies of the constants of a function that it runs.
+        Large models stay as they are if nobody else can change them: TensorFlow makes about
+        twenty copies of the constants of a function that it runs.
         """
         from tensorflow.python.framework import convert_to_constants
 
+        variables = self.function.graph.variables
+        n_bytes = sum(math.prod(v.shape) * v.dtype.size for v in variables)
+        if n_bytes > _MAX_CONSTANT_BYTES and not self.shared:
+            return self
         frozen = convert_to_constants.convert_variables_to_constants_v2(
             self.function, lower_control_flow=False
         )
@@ -396,12 +406,14 @@ def _functional(model):
     return model if hasattr(model, "_run_through_graph") else None
 
 
-def _walk(model, inputs, invoke, prefix=""):
+def _walk(model, inputs, invoke, prefix="", makers=None):
     """Compute a model layer by layer; yield nothing, return its outputs and the calls it made.
 
-    Each call is (path, layer, output). Models inside the model are walked too, and their own
-    output follows those of their layers.
+    Each call is (path, layer, output, source): the source is the path of the call that gave its
+    input. Models inside the model are walked too; their own output follows those of their layers,
+    the last of which is its source.
     """
+    makers = {} if makers is None else makers
     graph = _functional(model)
     calls = []
     seen = Counter()
@@ -419,11 +431,15 @@ def _walk(model, inputs, invoke, prefix=""):
                 path += f":{seen[layer.name]}"
                 seen[layer.name] += 1
             if _is_model(layer) and _functional(layer) is not None:
-                outputs, inner = _walk(layer, args[0], invoke, path + "/")
+                outputs, inner = _walk(layer, args[0], invoke, path + "/", makers)
                 calls.extend(inner)
+                source = makers.get(id(outputs))
             else:
+                source = makers.get(id(args[0])) if args else None
                 outputs = invoke(layer, *args, **kwargs)
-            calls.append((path, layer, outputs))
+            # Tensors stay alive in the calls, so that no other one gets the same id.
+            makers[id(outputs)] = path
+            calls.append((path, layer, outputs, source))
             return outputs
 
         return call
@@ -453,16 +469,16 @@ def _compute_layers(model, inputs, invoke):
     if _functional(model) is None:
         # A subclassed model keeps to itself how its layers are connected.
         outputs = invoke(model, inputs)
-        calls = [(model.name, model, outputs)]
+        calls = [(model.name, model, outputs, None)]
         positions = {model.name: 0}
     else:
         _, calls = _walk(model, inputs, invoke)
         positions = {layer.name: i for i, layer in enumerate(model.layers)}
         first = model.layers[0]
         if isinstance(first, keras.layers.InputLayer):
-            calls.insert(0, (first.name, first, inputs))
+            calls.insert(0, (first.name, first, inputs, None))
     layers, tensors, keras_layers = [], [], []
-    for path, layer, output in calls:
+    for path, layer, output, source in calls:
         if not isinstance(layer, keras.Layer):
             # Functions of keras.ops are no layers, as in `model.layers`.
             continue
@@ -473,6 +489,7 @@ def _compute_layers(model, inputs, invoke):
                 type=type(layer).__name__,
                 index=None if "/" in path else positions[layer.name],
                 shape=None if several else tuple(output.shape)[1:],
+                source=source,
             )
         )
         tensors.append(output)
@@ -672,6 +689,7 @@ def build_graph(spec, model=None):
         info=NetworkInfo(heads=tuple(heads), input_shape=(height, width, channels)),
         function=traced.prune(traced.inputs[0], traced.outputs),
         lasting=spec.source.kind == "zoo" or has_lasting_identity(model),
+        shared=spec.source.kind == "object",
     )
 
 

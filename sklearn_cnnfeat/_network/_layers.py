@@ -4,8 +4,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-# Layers that change nothing or only the scale of a classifier's output.
+# Layers that change nothing or only the scale of a classifier's output, and models inside a model.
 _ACTIVATIONS = {"Activation", "Softmax"}
+_MODELS = {"Functional", "Sequential"}
 _INACTIVE = {"Dropout", "SpatialDropout2D", "GaussianDropout", "AlphaDropout", "GaussianNoise"}
 
 
@@ -21,6 +22,8 @@ class Layer:
     index: int | None
     # Shape of its output without the batch; None where it has several outputs.
     shape: tuple | None
+    # Path of the call that gave its input; None where that is no layer's.
+    source: str | None = None
 
 
 class LayerNotFoundError(ValueError):
@@ -42,8 +45,8 @@ def find_layer(layer, layers, n_layers, where):
         What the network is called in messages.
     """
     if layer == "last":
-        return _last_before_classifier(layers)
-    if isinstance(layer, str):
+        found = _last_before_classifier(layers, where)
+    elif isinstance(layer, str):
         found = _find_by_name(layer, layers, where)
     else:
         found = _find_by_index(layer, layers, n_layers, where)
@@ -112,18 +115,24 @@ def _find_by_index(index, layers, n_layers, where):
     return calls[0]
 
 
-def _last_before_classifier(layers):
-    # Nested models come after their own layers and repeat the last one's output.
-    chain = [entry for entry in layers if entry.type not in ("Functional", "Sequential")]
-    end = len(chain) - 1
-    while end > 0 and chain[end].type in _ACTIVATIONS:
-        end -= 1
-    if chain[end].type != "Dense" or end == 0:
+def _last_before_classifier(layers, where):
+    by_path = {entry.path: entry for entry in layers}
+
+    def skip(entry, types):
+        while entry is not None and entry.type in types:
+            entry = by_path.get(entry.source)
+        return entry
+
+    classifier = skip(layers[-1], _ACTIVATIONS | _MODELS)
+    if classifier is None or classifier.type != "Dense":
         return layers[-1]
-    end -= 1
-    while end > 0 and chain[end].type in _INACTIVE:
-        end -= 1
-    return chain[end]
+    last = skip(by_path.get(classifier.source), _INACTIVE | _MODELS)
+    if last is None:
+        raise LayerNotFoundError(
+            f"What layer {classifier.path!r} of {where} takes is not the output of a layer, so "
+            "that layer='last' means none. Name the layer to take; layer_summary(model) lists them."
+        )
+    return last
 
 
 def sentence(where):

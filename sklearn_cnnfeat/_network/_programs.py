@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import warnings
 from collections import OrderedDict
 from dataclasses import replace
@@ -31,6 +32,11 @@ MAX_IN_MEMORY = 4
 # Largest difference to TensorFlow's own numbers, relative to the largest of them, that is put down
 # to the rounding of float32.
 TOLERANCE = 1e-3
+
+# What programs are called while they are written, and the seconds after which their writer must
+# have been killed.
+_UNFINISHED = "tmp-"
+_ABANDONED = 3600
 
 _RECORD = "program.json"
 _NETWORK = "network.xml"
@@ -343,7 +349,7 @@ def _write(folder, program):
     """Keep a program for later processes, complete or not at all; return whether it is there."""
     try:
         make_private_folder(folder.parent)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="tmp-") as temporary:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_UNFINISHED) as temporary:
             temporary = Path(temporary)
             record = {
                 "info": program.info.to_json(),
@@ -395,7 +401,7 @@ def _read(folder, spec):
         for name, digest in record["files"].items():
             if digest_of_file(folder / name) != digest:
                 raise ValueError(f"{name} is damaged")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if not folder.is_dir():
             return None
         problem = "a file is missing"
@@ -422,6 +428,10 @@ def _make_room(parent, keep):
     programs = []
     for folder in parent.iterdir():
         try:
+            if folder.name.startswith(_UNFINISHED):
+                if time.time() - folder.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
             files = list(folder.iterdir())
             size = sum(file.stat().st_size for file in files)
             programs.append(((folder / _RECORD).stat().st_mtime, size, folder))
