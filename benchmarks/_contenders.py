@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from unittest import mock
 
 from _common import WORK, count_cores, cycled, installed
 
@@ -83,7 +84,7 @@ def make_weights(network, paths):
     import numpy as np
 
     keras.utils.set_random_seed(0)
-    model = _build_keras(network, None)
+    model = _build_base(network, None)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
@@ -102,18 +103,26 @@ def _write_whole(path, write):
 # --- Keras ----------------------------------------------------------------------------------------
 
 
-def _build_keras(network, weights):
+def _build_base(network, weights):
     import keras
 
     model = getattr(keras.applications, network.keras)(
-        weights=None,
-        include_top=False,
-        pooling="avg",
-        input_shape=(network.size, network.size, 3),
+        weights=None, include_top=False, input_shape=(network.size, network.size, 3)
     )
     if weights is not None:
         model.load_weights(weights)
     return model
+
+
+def _build_keras(network):
+    """Return the network with the weights that all share, averaged over all positions.
+
+    ``pooling="avg"`` would be another network with ConvNeXt, whose last layer would come after it.
+    """
+    import keras
+
+    base = _build_base(network, weights_file(network))
+    return keras.Model(base.inputs, keras.layers.GlobalAveragePooling2D()(base.outputs[0]))
 
 
 def _preprocess_input(network):
@@ -130,15 +139,22 @@ def _freeze(network):
         convert_variables_to_constants_v2,
     )
 
-    model = _build_keras(network, weights_file(network))
+    model = _build_keras(network)
     preprocess_input = _preprocess_input(network)
     signature = tf.TensorSpec((None, network.size, network.size, 3), tf.uint8)
 
-    @tf.function(input_signature=[signature])
     def rows(pixels):
         return model(preprocess_input(keras.ops.cast(pixels, "float32")), training=False)
 
-    return convert_variables_to_constants_v2(rows.get_concrete_function())
+    return convert_variables_to_constants_v2(tf.compat.v1.wrap_function(rows, [signature]))
+
+
+def _gelu(features, approximate=False):
+    import tensorflow as tf
+
+    if approximate:
+        raise NotImplementedError("none of the networks asks for the approximation")
+    return 0.5 * features * (1 + tf.math.erf(features / 2**0.5))
 
 
 # --- decoding ahead -------------------------------------------------------------------------------
@@ -261,7 +277,7 @@ class PredictLoop(Contender):
 
     def set_up(self, network, paths):
         self._network = network
-        self._model = _build_keras(network, weights_file(network))
+        self._model = _build_keras(network)
 
     def features(self, paths):
         import keras
@@ -286,7 +302,7 @@ class PredictBatches(Contender):
 
     def set_up(self, network, paths):
         self._network = network
-        self._model = _build_keras(network, weights_file(network))
+        self._model = _build_keras(network)
 
     def features(self, paths):
         import keras
@@ -348,7 +364,13 @@ class OnnxRuntime(Threaded):
             return
         import tf2onnx
 
-        frozen = _freeze(network)
+        # ConvNeXt has two things that tf2onnx cannot express: grouped convolutions, which Keras
+        # compiles with XLA, and erfc, with which TensorFlow computes its activation.
+        with (
+            mock.patch("tensorflow.function", return_value=lambda function: function),
+            mock.patch("tensorflow.nn.gelu", _gelu),
+        ):
+            frozen = _freeze(network)
         _write_whole(
             onnx_file(network),
             lambda path: tf2onnx.convert.from_graph_def(

@@ -120,6 +120,9 @@ class Database:
         self.close()
 
     def _connect(self):
+        if self._connection is not None and self._is_replaced():
+            # Deleted, or another put in its place: what is open has no name any more.
+            self.close()
         if self._connection is None:
             self._identity = None
             make_private_folder(self.file.parent)

@@ -642,7 +642,9 @@ def layer_report(
         )
     cnn = CNNFeatureTransformer(model, "last", pooling, verbose=verbose, **settings)
     summary = layer_summary(cnn)
-    cnn.layer = _choose_layers(summary) if layers is None else list(layers)
+    if layers is None:
+        layers = _choose_layers(summary)
+    cnn.layer = [layers] if isinstance(layers, (str, Integral)) else list(layers)
     if estimator is None:
         estimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     features = cnn.fit_transform(X)

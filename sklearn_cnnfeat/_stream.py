@@ -112,15 +112,15 @@ class RowStore:
         self._cache = cache
         self._recipes = recipes
         self._shapes = shapes
-        self._keys = []
-        self._rows = []
+        self._rows = {}
         self._n_bytes = 0
         self._next_write = 0.0
 
     def find(self, keys):
         """Return, for each key, the rows of all heads, or None where one is missing."""
-        known = [k for k, key in enumerate(keys) if key is not None]
-        found = [None] * len(keys)
+        # Those added but not written yet are known as well.
+        found = [self._rows.get(key) for key in keys]
+        known = [k for k, key in enumerate(keys) if key is not None and found[k] is None]
         digests = [keys[k] for k in known]
         hit = np.ones(len(known), bool)
         heads = []
@@ -134,11 +134,12 @@ class RowStore:
 
     def add(self, key, rows):
         """Keep the rows of an image; they are written in lots."""
-        self._keys.append(key)
-        self._rows.append([np.array(row).ravel() for row in rows])
-        self._n_bytes += sum(row.nbytes for row in self._rows[-1])
+        self._rows[key] = [
+            np.array(row).reshape(shape) for row, shape in zip(rows, self._shapes, strict=True)
+        ]
+        self._n_bytes += sum(row.nbytes for row in self._rows[key])
         if (
-            len(self._keys) >= _ROWS_A_WRITE
+            len(self._rows) >= _ROWS_A_WRITE
             or self._n_bytes >= _BYTES_A_WRITE
             or time.perf_counter() >= self._next_write
         ):
@@ -146,13 +147,14 @@ class RowStore:
 
     def flush(self):
         """Write what has been added."""
-        if not self._keys:
+        if not self._rows:
             return
         start = time.perf_counter()
-        for recipe, of_head in zip(self._recipes, zip(*self._rows, strict=True), strict=True):
-            self._cache.put_many(recipe, self._keys, np.stack(of_head))
+        keys = list(self._rows)
+        for recipe, *rows in zip(self._recipes, *self._rows.values(), strict=True):
+            self._cache.put_many(recipe, keys, np.stack([row.ravel() for row in rows]))
         # Only now: after an interrupt in between they are written again.
-        self._keys, self._rows, self._n_bytes = [], [], 0
+        self._rows, self._n_bytes = {}, 0
         end = time.perf_counter()
         self._next_write = end + min((end - start) / _WRITING_TIME, _LONGEST_PAUSE)
 
@@ -190,6 +192,9 @@ def stream(
     """
     unreadable = []
     n_computed = 0
+    # Keys of the images that are being computed, and the other images of the same content.
+    key_of = {}
+    twins = {}
 
     def find_keys(chunk):
         keys = []
@@ -218,12 +223,16 @@ def stream(
         for chunk, keys in _ahead(pool, find_keys, chunks(), n_threads + 1):
             found = store.find(keys)
             size = _CHUNK if None in found else min(2 * size, _LARGEST_CHUNK)
-            for i, rows in zip(chunk, found, strict=True):
-                if rows is None:
-                    yield i
-                else:
+            for i, key, rows in zip(chunk, keys, found, strict=True):
+                if rows is not None:
                     sink.write(i, rows)
                     bar.update()
+                elif key is not None and key in twins:
+                    twins[key].append(i)
+                else:
+                    key_of[i] = key
+                    twins[key] = []
+                    yield i
 
     def prepare(i):
         try:
@@ -240,18 +249,23 @@ def stream(
             elif on_error == "raise":
                 raise pixels
             else:
-                sink.fail(i)
-                unreadable.append(pixels)
-                bar.update()
+                for same in equal_to(i):
+                    sink.fail(same)
+                    unreadable.append(ImageError(images.name(same), pixels.reason))
+                    bar.update()
 
     def deliver(token, rows):
         nonlocal n_computed
         i, key = token
-        sink.write(i, rows)
+        for same in equal_to(i):
+            sink.write(same, rows)
+            bar.update()
         if store is not None:
             store.add(key, rows)
         n_computed += 1
-        bar.update()
+
+    def equal_to(i):
+        return [i, *twins.pop(key_of.pop(i, None), ())]
 
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="sklearn_cnnfeat")
     try:

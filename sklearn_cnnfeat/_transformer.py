@@ -388,7 +388,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 "pooling=None gives the maps of one layer as a 4-D array; choose a pooling to put "
                 "several layers side by side."
             )
-        input_size = _check_input_size(self.input_size)
+        input_size = _check_input_size(self.input_size, self.max_pixels)
         source = self._make_source(layers)
         preprocessing = self.preprocessing
         if source.kind == "zoo":
@@ -400,7 +400,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         elif preprocessing == "auto":
             preprocessing = None
         return NetworkSpec(
-            source=_programs.identify(source, input_size, self.model),
+            source=_programs.identify(source, layers, input_size, self.model),
             layers=tuple(layer if isinstance(layer, str) else int(layer) for layer in layers),
             poolings=(None if callable(self.pooling) else self.pooling,) * len(layers),
             preprocessing=None if callable(preprocessing) else preprocessing,
@@ -774,7 +774,7 @@ def _calibration_sample(images):
     return np.linspace(0, len(images) - 1, n_sampled).round().astype(int).tolist()
 
 
-def _check_input_size(input_size):
+def _check_input_size(input_size, max_pixels):
     if input_size is None:
         return None
     sizes = (input_size, input_size) if isinstance(input_size, Integral) else tuple(input_size)
@@ -782,7 +782,13 @@ def _check_input_size(input_size):
         raise ValueError(
             f"input_size must be a number of pixels or (height, width). Got {input_size!r} instead."
         )
-    return tuple(int(size) for size in sizes)
+    height, width = (int(size) for size in sizes)
+    if height * width > max_pixels:
+        raise ValueError(
+            f"input_size={input_size!r} makes images of {height * width:,} pixels, more than "
+            f"max_pixels={max_pixels:,}."
+        )
+    return height, width
 
 
 def _check_model_file(path):

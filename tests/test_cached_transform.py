@@ -4,6 +4,7 @@ import copy
 import itertools
 import os
 import pickle
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -559,3 +560,29 @@ def test_damaged_cache(cnn, files):
         np.testing.assert_array_equal(cnn.fit_transform(files), expected)
         np.testing.assert_array_equal(cnn.fit_transform(files), expected)
     assert len(cache_warnings(caught)) == 1
+
+
+def test_equal_images_are_computed_once(cnn, files, computed):
+    expected = clone(cnn).set_params(cache=None).fit_transform(files[:3])
+    computed.clear()
+    rows = cnn.fit_transform([files[0]] * 9 + files[:3] * 2)
+    assert len(computed) == 3
+    np.testing.assert_array_equal(rows, np.vstack([expected[[0] * 9], expected, expected]))
+
+
+def test_equal_images_that_cannot_be_read(cnn, files, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(Path(files[0]).read_bytes()[:500])
+    X = [str(broken), files[0], str(broken)]
+    with pytest.warns(UserWarning, match="2 of 3 images could not be read"):
+        rows = cnn.set_params(on_error="nan").fit_transform(X)
+    assert np.isnan(rows).all(axis=1).tolist() == [True, False, True]
+
+
+def test_deleted_cache_is_begun_anew(cnn, files, computed):
+    cnn.fit_transform(files[:3])
+    shutil.rmtree(cnn.cache)
+    computed.clear()
+    cnn.fit_transform(files[:3])
+    assert len(computed) == 3
+    assert FeatureCache(cnn.cache).info().rows == 3

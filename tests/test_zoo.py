@@ -376,3 +376,22 @@ def test_weights_of_ones_own_are_not_rescaled(tmp_path, photo_like):
     )
     rows = cnn.fit_transform(photo_like)
     np.testing.assert_allclose(rows, expected, atol=5e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("layer", ["blok5_pool", 500, -500])
+def test_wrong_layer_is_told_before_a_download(layer, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+
+    def download(*args):
+        raise AssertionError("downloads for a layer that does not exist")
+
+    monkeypatch.setattr(_build, "download_weights", download)
+    with pytest.raises(ValueError, match=r"has no layer 'blok5_pool'\. Nearest.*'block5_pool'|26"):
+        CNNFeatureTransformer("vgg19", layer).fit([np.zeros((8, 8, 3), np.uint8)])
+
+
+def test_absurd_input_size():
+    with pytest.raises(ValueError, match="makes images of 2,500,000,000 pixels"):
+        CNNFeatureTransformer("mobilenet", input_size=50_000, weights=None).fit(
+            [np.zeros((8, 8, 3), np.uint8)]
+        )

@@ -259,11 +259,24 @@ def load_network(source, input_size):
 @lru_cache(maxsize=1)
 def _load_file(path, _digest):
     keras = import_keras()
+    with open(path, "rb") as file:
+        begin = file.read(8)
+    if not begin.startswith((b"PK\x03\x04", b"\x89HDF")):
+        # Keras would say that it cannot find the file.
+        raise ModelFileError(f"{path!r} is no Keras model: it begins with {begin!r}.")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
+        problem = _first_line(error)
+        if "File not found" in problem:
+            problem = "the archive is damaged or cut off."
+        elif "safe_mode" in str(error):
+            problem = (
+                "it holds code (a Lambda layer, say). If you trust where it comes from, load it "
+                "with keras.saving.load_model(path, safe_mode=False) and pass the model itself."
+            )
         raise ModelFileError(
-            f"{path!r} cannot be read as a Keras model (.keras or .h5): {_first_line(error)}"
+            f"{path!r} cannot be read as a Keras model (.keras or .h5): {problem}"
         ) from error
 
 
@@ -522,6 +535,15 @@ def list_layers(source, input_size=None, model=None):
         end = len(pairs) - len(architecture.head)
         pairs[end:end] = tail
     return pairs
+
+
+def check_layers(source, layers, input_size):
+    """Raise if a network by name has none of these layers; its weights are not needed."""
+    known = [layer for layer, _ in list_layers(source, input_size)]
+    n_layers = 1 + max(layer.index for layer in known if layer.index is not None)
+    for layer in layers:
+        if layer != "last":
+            find_layer(layer, known, n_layers, describe(source))
 
 
 def list_weighted_layers(source, input_size=None, model=None):

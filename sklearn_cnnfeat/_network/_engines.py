@@ -68,8 +68,9 @@ class OpenVINOEngine:
         in_flight = deque()
 
         def finish():
-            request, tokens, _ = in_flight.popleft()
+            request, tokens, _ = in_flight[0]
             request.wait()
+            in_flight.popleft()
             outputs = [tensor.data for tensor in request.output_tensors]
             for i, token in enumerate(tokens):
                 deliver(token, [output[i] for output in outputs])
@@ -79,9 +80,10 @@ class OpenVINOEngine:
             for tokens, pixels in batches:
                 request = idle.pop() if idle else finish()
                 pixels = self._pad(pixels)
-                request.start_async({0: pixels}, share_inputs=True)
-                # Kept until the request is done: it reads the pixels where they are.
+                # Kept from before the start until the request is done, whatever interrupts it: it
+                # reads the pixels where they are.
                 in_flight.append((request, tokens, pixels))
+                request.start_async({0: pixels}, share_inputs=True)
             while in_flight:
                 finish()
         finally:

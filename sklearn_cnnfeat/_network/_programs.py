@@ -55,8 +55,11 @@ class ProgramWarning(UserWarning):
     """A compiled network could not be kept or read, and is compiled again."""
 
 
-def identify(source, input_size=None, model=None):
-    """Return `source` with the digest of its weights, downloading published ones where needed."""
+def identify(source, layers, input_size=None, model=None):
+    """Return `source` with the digest of its weights, downloading published ones where needed.
+
+    Before a download, `layers` are looked for: a name spelled wrong costs no half gigabyte.
+    """
     if source.kind == "object":
         return replace(source, digest=_build.digest_of_model(model))
     if source.kind == "file":
@@ -67,6 +70,7 @@ def identify(source, input_size=None, model=None):
     if source.weights == "imagenet":
         path = find_architecture(source.name).weights_file(source.include_top, input_size)
         if not path.exists():
+            _build.check_layers(source, layers, input_size)
             path = _build.download_weights(source, input_size)
     return replace(source, digest=digest_of_file(path))
 
