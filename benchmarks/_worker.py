@@ -134,12 +134,12 @@ def choose_contenders(names):
     return [name for name in names if name not in left_out], left_out
 
 
-def prepare(network, contenders, paths, home=None):
+def prepare(network, contenders, paths):
     """Make what contenders load later: weights, converted networks, compiled programs.
 
     Parameters
     ----------
-    network, contenders, paths, home
+    network, contenders, paths
         As for `compare`.
 
     Returns
@@ -150,14 +150,14 @@ def prepare(network, contenders, paths, home=None):
     failures = {}
     for name in contenders:
         try:
-            with Worker(name, network, paths, "prepare", home) as worker:
+            with Worker(name, network, paths, "prepare") as worker:
                 worker.wait()
         except WorkerError as error:
             failures[name] = {"failed": str(error)}
     return failures
 
 
-def compare(network, contenders, paths, rounds, seconds, home=None, cores=None):
+def compare(network, contenders, paths, rounds, seconds, cores=None):
     """Let contenders take turns on one network.
 
     Parameters
@@ -172,8 +172,8 @@ def compare(network, contenders, paths, rounds, seconds, home=None, cores=None):
         How often each is measured.
     seconds : float
         About how long a measurement takes: slow contenders are given fewer files.
-    home, cores
-        As for `Worker`.
+    cores : int, default=None
+        Every process is kept to this many cores.
 
     Returns
     -------
@@ -185,7 +185,7 @@ def compare(network, contenders, paths, rounds, seconds, home=None, cores=None):
 
     def start(name):
         few = max(_ALL[name].batch, _FEW)
-        workers[name] = worker = Worker(name, network, paths, home=home, cores=cores)
+        workers[name] = worker = Worker(name, network, paths, cores=cores)
         set_up_seconds = worker.wait()
         first = worker.run(few)
         # The second run is not slowed down by what happens once.
@@ -199,7 +199,7 @@ def compare(network, contenders, paths, rounds, seconds, home=None, cores=None):
         }
 
     try:
-        failures = prepare(network, contenders, paths, home)
+        failures = prepare(network, contenders, paths)
         with ThreadPoolExecutor(count_cores()) as pool:
             started = {
                 name: pool.submit(start, name) for name in contenders if name not in failures

@@ -7,7 +7,6 @@ takes as many threads as there are cores.
 import os
 
 from _common import (
-    WORK,
     count_cores,
     describe_machine,
     find_photos,
@@ -18,7 +17,7 @@ from _common import (
     save,
     show,
 )
-from _contenders import CONTENDERS, NETWORKS, PARTS, weights_file
+from _contenders import CONTENDERS, NETWORKS, PARTS
 from _worker import compare
 from throughput import add_seconds
 
@@ -50,11 +49,8 @@ def main():
     counts = [2**k for k in range(count_cores().bit_length()) if 2**k <= count_cores()]
     networks, rows = {}, []
     for network in options.networks:
-        home = WORK / "limits" / weights_file(NETWORKS[network]).stem
         networks[network] = {
-            cores: compare(
-                network, list(_PARTS), paths, options.rounds, options.seconds, home, cores
-            )
+            cores: compare(network, list(_PARTS), paths, options.rounds, options.seconds, cores)
             for cores in counts
         }
         for part, label in _PARTS.items():

@@ -22,6 +22,9 @@ from _worker import choose_contenders, compare
 TEN = [name for name in NETWORKS if name != "mobilenet"]
 # Fast, but not what people use: the ratios are given with and without them.
 _EXPERT = {"onnxruntime": "ONNX Runtime", "frozen": "the frozen TF function"}
+# One a contender, ours first.
+_COLORS = ["tab:red", "tab:orange", "gold", "tab:blue", "tab:green", "tab:purple", "tab:brown"]
+_COLORS += ["tab:pink", "tab:gray", "tab:olive", "tab:cyan"]
 
 
 def compare_all(options, networks, contenders):
@@ -126,8 +129,9 @@ def plot(networks):
     figure, axes = make_axes(2, 13, 1.5 + 0.55 * len(networks))
     positions = {network: -row for row, network in enumerate(networks)}
     names = [name for name in CONTENDERS if any(name in results for results in networks.values())]
-    markers = "osDv^<>pXP*"
-    for name, marker in zip(names, markers, strict=False):
+    marks = dict(zip(CONTENDERS, zip(_COLORS, "osDv^<>pXP*", strict=True), strict=True))
+    for name in names:
+        color, marker = marks[name]
         of_networks = {
             network: results[name]
             for network, results in networks.items()
@@ -140,7 +144,7 @@ def plot(networks):
                 marker,
                 label=CONTENDERS[name].label,
                 markersize=9 if CONTENDERS[name].ours else 6,
-                color={"ours": "tab:red", "ours_bfloat16": "tab:orange"}.get(name),
+                color=color,
                 alpha=0.85,
             )
     for panel, title in zip(axes, ("images a second", "peak memory, MB"), strict=True):

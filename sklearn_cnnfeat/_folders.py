@@ -143,7 +143,8 @@ def load_image_table(table, path, target, *, folder=None, extension=""):
     Examples
     --------
     >>> import os, tempfile
-    >>>     >>> from PIL import Image
+    >>> import pandas as pd
+    >>> from PIL import Image
     >>> from sklearn_cnnfeat import load_image_table
     >>> folder = tempfile.mkdtemp()
     >>> for name in "abc":

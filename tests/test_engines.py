@@ -264,6 +264,32 @@ def test_errors_while_computing_leave_the_engine_usable(convolutional, pictures)
     np.testing.assert_array_equal(rows, expected)
 
 
+def test_failure_of_openvino_is_not_for_ever(convolutional, pictures, tmp_path, monkeypatch):
+    """Where it cannot load, Keras takes over with a warning; the next process tries again."""
+    import openvino
+
+    monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path))
+    monkeypatch.setattr(_programs, "_programs", type(_programs._programs)())
+
+    def fail(*_, **__):
+        raise RuntimeError("Exception from src/core.cpp:1:\nno such instruction set\n")
+
+    cnn = CNNFeatureTransformer(convolutional, "two", "avg")
+    with monkeypatch.context() as broken:
+        broken.setattr(openvino.Core, "compile_model", fail)
+        with pytest.warns(_programs.EngineWarning, match="no such instruction set") as caught:
+            by_keras = cnn.fit(pictures).transform(pictures)
+        assert any("Keras computes it instead" in str(warning.message) for warning in caught)
+        assert cnn.engine_ == "keras"
+        explicit = CNNFeatureTransformer(convolutional, "two", "avg", engine="openvino")
+        with pytest.raises(_programs.EngineError, match="no such instruction set"):
+            explicit.fit(pictures)
+    _programs._programs.clear()
+    rows = cnn.fit(pictures).transform(pictures)
+    assert cnn.engine_ == "openvino"
+    np.testing.assert_allclose(by_keras, rows, atol=5e-6 * np.abs(rows).max())
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("engine", ["openvino", "keras"])
 def test_interrupts_at_any_moment(engine, convolutional):

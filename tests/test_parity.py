@@ -100,6 +100,41 @@ def test_every_network_at_native_size(name):
             assert row[engine] <= parity.LIMIT, (row["layer"], engine)
 
 
+# --- weights of one's own ------------------------------------------------------------------------
+
+
+def test_weights_file_changed_in_place(tmp_path):
+    """Other bytes are another network, in this process and in its compiled programs."""
+    import keras
+
+    path = tmp_path / "own.weights.h5"
+    X = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    model = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(64, 64, 3))
+    cut = keras.Model(model.input, model.get_layer("conv_pw_1_relu").output)
+    cnn = CNNFeatureTransformer("mobilenet", "conv_pw_1_relu", "avg", weights=path, input_size=64)
+    for factor in (1, 2):
+        model.get_layer("conv1").kernel.assign(model.get_layer("conv1").kernel * factor)
+        model.save_weights(path)
+        expected = cut.predict(X / 127.5 - 1, verbose=0).mean(axis=(1, 2))
+        rows = cnn.fit_transform(X)
+        np.testing.assert_allclose(rows, expected, atol=5e-6 * np.abs(expected).max())
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    import keras
+
+    X = np.zeros((1, 64, 64, 3), np.uint8)
+    other = keras.applications.MobileNetV2(weights=None, include_top=False)
+    other.save_weights(tmp_path / "other.weights.h5")
+    (tmp_path / "junk.weights.h5").write_bytes(b"junk")
+    for name in ("other.weights.h5", "junk.weights.h5"):
+        cnn = CNNFeatureTransformer("mobilenet", "conv1", weights=tmp_path / name, input_size=64)
+        with pytest.raises(ValueError, match="do not fit 'mobilenet' without its classifier"):
+            cnn.fit(X)
+    with pytest.raises(FileNotFoundError, match="is no file"):
+        cnn.set_params(weights=tmp_path / "missing.h5").fit(X)
+
+
 # --- random weights -----------------------------------------------------------------------------
 
 _RANDOM_ROWS = """

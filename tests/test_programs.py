@@ -384,3 +384,19 @@ def test_read_only_programs_serve(network, pictures, home):
     assert _finish(_start(script, copy)) == f"{expected.tobytes().hex()} False\n"
     for path in [copy, *copy.rglob("*")]:
         path.chmod(0o700)
+
+
+def test_nan_of_openvino_is_not_trusted(network, pictures, home, monkeypatch):
+    run = _engines.OpenVINOEngine.run
+
+    def spoil(self, batches, deliver):
+        # The first image wrong, the second right.
+        run(
+            self, batches, lambda i, rows: deliver(i, rows if i else [row * np.nan for row in rows])
+        )
+
+    monkeypatch.setattr(_engines.OpenVINOEngine, "run", spoil)
+    with pytest.warns(_programs.EngineWarning, match="differ from Keras' by nan"):
+        cnn = CNNFeatureTransformer(network, "two", "avg").fit(pictures)
+    assert cnn.engine_ == "keras"
+    assert np.isfinite(cnn.transform(pictures)).all()

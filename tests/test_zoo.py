@@ -74,7 +74,9 @@ def test_layers_sizes_and_files_are_those_of_keras(name, asked):
     architecture = _zoo.find_architecture(name)
     native = (architecture.native_size,) * 2
     whole = keras_network(architecture.keras_name, weights="imagenet")
-    headless = keras_network(architecture.keras_name, weights="imagenet", include_top=False)
+    # Without a size NASNet is built otherwise.
+    version = {"include_top": False, "input_shape": (*native, 3)}
+    headless = keras_network(architecture.keras_name, weights="imagenet", **version)
 
     if whole.input_shape == (None, None, None, 3):
         # MobileNetV3 takes any size; its weights' name says what they are for.
@@ -86,7 +88,7 @@ def test_layers_sizes_and_files_are_those_of_keras(name, asked):
     assert tuple(layer_names(whole)[n_trunk:]) == architecture.head
     assert tuple(layer_names(headless)[n_trunk:]) == architecture.tail
     # Without weights, Keras leaves out the layer that only published weights need.
-    random = keras_network(architecture.keras_name, weights=None, include_top=False)
+    random = keras_network(architecture.keras_name, weights=None, **version)
     assert len(random.layers) == architecture.n_trunk + len(architecture.tail)
 
     for include_top, call in zip((True, False), asked, strict=True):
@@ -317,7 +319,9 @@ def published_efficientnet(tmp_path_factory):
     """Weights such as the published ones: normalized by ImageNet's mean and deviation."""
     keras = _build.import_keras()
     model = keras.applications.EfficientNetB0(weights=None, include_top=False)
-    normalization = model.get_layer("normalization")
+    (normalization,) = (
+        layer for layer in model.layers if isinstance(layer, keras.layers.Normalization)
+    )
     normalization.adapt_mean.assign([0.485, 0.456, 0.406])
     normalization.adapt_variance.assign([0.229, 0.224, 0.225])
     folder = tmp_path_factory.mktemp("published") / "models"

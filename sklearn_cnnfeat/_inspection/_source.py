@@ -78,7 +78,7 @@ def network_of(transformer, layer=None):
     """
     layer = transformer.layer if layer is None else layer
     source = transformer._make_source(tuple(layer) if isinstance(layer, list) else (layer,))
-    input_size = _check_input_size(transformer.input_size)
+    input_size = _check_input_size(transformer.input_size, transformer.max_pixels)
     if source.kind == "zoo" and input_size is None:
         native = find_architecture(source.name).native_size
         input_size = (native, native)
