@@ -1,36 +1,11 @@
-"""Features of any layer of any convolutional network, for scikit-learn."""
+"""Features of any layer of any convolutional network, for scikit-learn.
 
-from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
-from sklearn_cnnfeat._folders import load_image_folder, load_image_table
-from sklearn_cnnfeat._inspection._decision import decision_map
-from sklearn_cnnfeat._inspection._displays import (
-    DecisionMapDisplay,
-    FeatureMapDisplay,
-    FilterDisplay,
-    LayerScoreDisplay,
-)
-from sklearn_cnnfeat._inspection._summaries import filter_summary, layer_summary
-from sklearn_cnnfeat._network._zoo import list_models
-from sklearn_cnnfeat._search import layer_report, layer_scores, precompute
-from sklearn_cnnfeat._transformer import CNNFeatureTransformer
+The public names are in ``__init__.pyi``, where editors look for them as well; each is imported when
+it is first used, so that the command line answers at once.
+"""
+
+import lazy_loader
 
 __version__ = "0.1.0.dev0"
 
-__all__ = [
-    "CNNFeatureTransformer",
-    "CacheWarning",
-    "DecisionMapDisplay",
-    "FeatureCache",
-    "FeatureMapDisplay",
-    "FilterDisplay",
-    "LayerScoreDisplay",
-    "decision_map",
-    "filter_summary",
-    "layer_report",
-    "layer_scores",
-    "layer_summary",
-    "list_models",
-    "load_image_folder",
-    "load_image_table",
-    "precompute",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -66,12 +66,13 @@ class OpenVINOEngine:
         # which then need the interpreter at moments when it may be waiting for them.
         idle = [self._compiled.create_infer_request() for _ in range(2 * self._n_threads)]
         in_flight = deque()
+        n_heads = len(self._compiled.outputs)
 
         def finish():
             request, tokens, _ = in_flight[0]
             request.wait()
             in_flight.popleft()
-            outputs = [tensor.data for tensor in request.output_tensors]
+            outputs = [request.get_output_tensor(head).data for head in range(n_heads)]
             for i, token in enumerate(tokens):
                 deliver(token, [output[i] for output in outputs])
             return request

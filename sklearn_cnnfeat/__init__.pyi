@@ -1,0 +1,34 @@
+from ._cache import CacheWarning, FeatureCache
+from ._folders import load_image_folder, load_image_table
+from ._inspection._decision import decision_map
+from ._inspection._displays import (
+    DecisionMapDisplay,
+    FeatureMapDisplay,
+    FilterDisplay,
+    LayerScoreDisplay,
+)
+from ._inspection._summaries import filter_summary, layer_summary
+from ._network._zoo import list_models
+from ._search import layer_report, layer_scores, precompute
+from ._transformer import CNNFeatureTransformer
+
+__version__: str
+
+__all__ = [
+    "CNNFeatureTransformer",
+    "CacheWarning",
+    "DecisionMapDisplay",
+    "FeatureCache",
+    "FeatureMapDisplay",
+    "FilterDisplay",
+    "LayerScoreDisplay",
+    "decision_map",
+    "filter_summary",
+    "layer_report",
+    "layer_scores",
+    "layer_summary",
+    "list_models",
+    "load_image_folder",
+    "load_image_table",
+    "precompute",
+]
