@@ -140,7 +140,12 @@ class FeatureCache:
         path = home_folder() / "features" if path is None else Path(path).expanduser().absolute()
         if path.exists() and not path.is_dir():
             raise ValueError(f"path must be a folder, but {path} is a file; pass a folder")
-        max_bytes = operator.index(max_bytes)
+        try:
+            max_bytes = operator.index(max_bytes)
+        except TypeError:
+            raise TypeError(
+                f"max_bytes must be a whole number, such as 10 * 1024**3, got {max_bytes!r}"
+            ) from None
         if max_bytes < 2**20:
             raise ValueError(f"max_bytes must be at least {2**20:,}, got {max_bytes:,}")
         self.__setstate__({"path": path, "max_bytes": max_bytes})

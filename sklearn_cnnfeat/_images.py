@@ -14,7 +14,7 @@ import stat
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -191,7 +191,8 @@ class Images:
 
     def name(self, i):
         """Return what to call image `i` in messages."""
-        return self._items[i] if self.kind == "path" else f"image {i}"
+        item = self._items[i]
+        return item if self.kind == "path" and item is not None else f"image {i}"
 
     def check(self):
         """Raise if files are missing, before any time is spent on the others."""
@@ -221,6 +222,8 @@ class Images:
     def read(self, i):
         """Return image `i` as it comes: bytes, a PIL image or an array. Input and output only."""
         item = self._items[i]
+        if item is None:
+            raise ImageError(self.name(i), "it is missing")
         if self.kind == "path":
             try:
                 with open(item, "rb") as file:
@@ -259,7 +262,7 @@ class Images:
 
     def read_with_key(self, i):
         """Return image `i` as it comes, and its digest."""
-        if self.kind != "path":
+        if self.kind != "path" or self._items[i] is None:
             raw = self.read(i)
             return raw, self.digest(raw)
         now = time.time_ns()
@@ -277,7 +280,7 @@ class Images:
         return raw, key
 
     def _remembered(self, i):
-        if self.kind != "path":
+        if self.kind != "path" or self._items[i] is None:
             return None
         state, key = _DIGESTS.get((self._items[i], self._how()), (None, None))
         return key if state is not None and state == _file_state(self._items[i]) else None
@@ -504,7 +507,9 @@ _EXPECTED = (
 )
 
 
-def as_images(X, *, image_shape=None, value_range=None, data_format="channels_last"):
+def as_images(
+    X, *, image_shape=None, value_range=None, data_format="channels_last", allow_missing=False
+):
     """Return any accepted `X` as `Images`, after checking all that needs no decoding.
 
     Parameters
@@ -521,6 +526,9 @@ def as_images(X, *, image_shape=None, value_range=None, data_format="channels_la
         files it speaks of the numbers in them: (0, 4095) for 12-bit scans.
     data_format : {"channels_last", "channels_first"}
         Where arrays have their channels.
+    allow_missing : bool
+        Whether None or NaN may stand among paths, bytes or PIL images. Reading one of them raises
+        an `ImageError`.
 
     Returns
     -------
@@ -532,7 +540,7 @@ def as_images(X, *, image_shape=None, value_range=None, data_format="channels_la
         )
     value_range = _check_value_range(value_range)
     index = X.index if hasattr(X, "iloc") else None
-    kind, items = _sort_out(_unwrap(X))
+    kind, items = _sort_out(_unwrap(X), allow_missing)
     if kind == "array":
         items = _check_shapes(items, image_shape, data_format)
         dtype = _check_values(items, value_range)
@@ -566,12 +574,12 @@ def _unwrap(X):
     if isinstance(X, Set) or not (hasattr(X, "__len__") or hasattr(X, "__array__")):
         raise TypeError(
             f"X must be a sequence of images, with an order and a length, got a "
-            f"{type(X).__name__}. Pass list(X)."
+            f"{type(X).__name__}." + (" Pass list(X)." if isinstance(X, Iterable) else "")
         )
     return np.asarray(X)
 
 
-def _sort_out(items):
+def _sort_out(items, allow_missing=False):
     """Return the kind of the images, and them: a list, or one array of all images."""
     if isinstance(items, np.ndarray):
         if items.dtype.kind == "S":
@@ -588,14 +596,19 @@ def _sort_out(items):
         raise ValueError("X holds 0 sample(s), while a minimum of 1 is required.")
 
     types = set(map(type, items))  # a million paths are checked by their types alone
+    if allow_missing and any(map(_may_be_missing, types)):
+        items = [None if _is_missing(item) else item for item in items]
+        present = {type(item) for item in items if item is not None}
+        if present and {_kind(type_) for type_ in present} <= {"path", "bytes", "pil"}:
+            types = present
     kinds = {_kind(type_) for type_ in types}
     if len(kinds) > 1 or not kinds <= set(_KIND_NAMES):
         raise _not_one_kind(items)
     (kind,) = kinds
     if kind == "path" and types != {str}:
-        items = [str(os.fsdecode(item)) for item in items]
+        items = [item if item is None else str(os.fsdecode(item)) for item in items]
     elif kind == "bytes" and types != {bytes}:
-        items = [bytes(item) for item in items]
+        items = [item if item is None else bytes(item) for item in items]
     elif kind == "array":
         items = [np.asarray(item) for item in items]
         if all(item.ndim == 1 for item in items):
@@ -619,7 +632,8 @@ def _not_one_kind(items):
     if missing:
         return ValueError(
             f"X lacks {len(missing)} of its {len(items)} images: rows {first_few(missing)} are "
-            f"{items[missing[0]]!r}. Drop these rows first."
+            f"{items[missing[0]]!r}. Drop these rows first; among paths, bytes or PIL images, "
+            "on_error='nan' makes rows of NaN of them."
         )
     first = {}
     for row, item in enumerate(items):
@@ -638,7 +652,11 @@ def _not_one_kind(items):
 def _is_missing(item):
     if isinstance(item, float):
         return math.isnan(item)
-    return item is None or type(item).__name__ in ("NAType", "NaTType")
+    return _may_be_missing(type(item))
+
+
+def _may_be_missing(type_):
+    return type_ is float or type_.__name__ in ("NoneType", "NAType", "NaTType")
 
 
 def _stack(items):
@@ -798,14 +816,19 @@ def _check_values(items, value_range):
             )
         else:
             _warn(f"{found}, beyond value_range=({black:g}, {white:g}), which is black and white.")
-    elif value_range is None and low >= 0 and 0 < high <= 1 and (floats or dtypes == {_BOOL}):
-        _warn(f"{found}: they look scaled to 0-1. Pass value_range=(0, 1), or they are all black.")
+    elif value_range is None and low >= 0 and 0 < high <= _NEARLY_BLACK:
+        scale = "scaled to 0-1" if high <= 1 else "as if white were no 255"
+        _warn(
+            f"{found}: they look {scale}. Pass value_range=(0, {math.ceil(high)}), or they are all "
+            "nearly black."
+        )
     if value_range is None and not floats and low >= 0 and high <= 255:
         return np.uint8
     return np.float32
 
 
-_BOOL = np.dtype(bool)
+# Numbers, other than bytes of 0 to 255, of which none is larger are hardly pixels of photographs.
+_NEARLY_BLACK = 32
 
 
 def _warn(message):
@@ -817,7 +840,8 @@ def _suggest_range(low, high, dtypes):
         return 0, max(np.iinfo(dtype).max for dtype in dtypes)
     if -1 <= low and high <= 1:
         return -1, 1
-    return min(0, math.floor(low)), math.ceil(high)
+    black = min(0, math.floor(low))
+    return black, max(black + 1, math.ceil(high))
 
 
 def _bounds(items):

@@ -190,7 +190,12 @@ def _with_setting(estimator, setting):
 
 def _settings(estimator, space, n_iter=None, random_state=None):
     """Return the settings that will be tried, reduced to what matters to images' features."""
-    spaces = [space] if isinstance(space, Mapping) else list(space)
+    spaces = [space] if isinstance(space, Mapping) else space
+    if not isinstance(spaces, (list, tuple)) or not all(isinstance(one, Mapping) for one in spaces):
+        raise TypeError(
+            "param_grid must be a dictionary of parameter names and lists of values, as for "
+            f"GridSearchCV, or a list of such dictionaries. Got {space!r} instead."
+        )
     values = {}
     for one in spaces:
         for name, tried in one.items():
@@ -208,7 +213,7 @@ def _settings(estimator, space, n_iter=None, random_state=None):
         for name, tried in one.items():
             if hasattr(tried, "rvs"):
                 raise ValueError(
-                    f"{name!r} is drawn from a continuous distribution, so that nobody can tell "
+                    f"{name!r} is drawn from a distribution, so that nobody can tell "
                     "which values the search will try: give the search an int as random_state, or "
                     f"{name!r} a list of values."
                 )

@@ -285,7 +285,7 @@ def stream(
             f"{len(unreadable)} of {len(images)} images could not be read; their rows are NaN: "
             + first_few([str(error) for error in unreadable]),
             UnreadableImageWarning,
-            stacklevel=4,
+            stacklevel=7,
         )
     return n_computed
 

@@ -145,8 +145,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         :func:`precompute` for searches over layers.
 
     on_error : {"raise", "nan"}, default="raise"
-        What an image that cannot be read does: raise an error that names it, or make its row NaN,
-        with one warning that lists all such images.
+        What an image that cannot be read, or is missing (None or NaN among paths, bytes or PIL
+        images), does: raise an error that names it, or make its row NaN, with one warning that
+        lists all such images.
 
     max_pixels : int, default=178956970
         Images of more pixels than this are refused before they are decoded.
@@ -332,13 +333,44 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             If the published weights are not here and cannot be downloaded.
         """
         del y
+        self._fit(X)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None):
+        """Fit, and compute the features of the same images, which are checked only once.
+
+        Parameters
+        ----------
+        X : sequence of images
+            As for `fit`.
+
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), float32
+            As of `transform`.
+
+        Raises
+        ------
+        ValueError, WeightsNotFoundError
+            As of `fit`.
+        ImageError, MemoryError
+            As of `transform`.
+        """
+        del y
+        return self._transform(self._fit(X))
+
+    def _fit(self, X):
         images = self._read(X, reset=True)
         self._prepare(self._make_spec(images), images)
         if len(set(self.layer_names_)) < len(self.layer_names_):
             raise ValueError(
                 f"layer={self.layer!r} names a layer twice: these are {self.layer_names_!r}."
             )
-        return self
+        return images
 
     def _prepare(self, spec, images=None):
         """Open the program of `spec` and note down what comes out of it."""
@@ -463,7 +495,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         """Return what 8-bit arithmetic is calibrated on: images of its own, or those of `fit`."""
         if self.precision != "int8" or self.calibration is None:
             return images
-        return self._as_images(self.calibration)
+        try:
+            return self._as_images(self.calibration)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"calibration must be images like those of X: {error}") from error
 
     def _digest_calibration(self, images):
         images = self._calibration_images(images)
@@ -493,11 +528,13 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
     def _pool(self, maps):
         """Apply a pooling of the user's own to the maps of one image."""
-        row = np.asarray(self.pooling(maps[np.newaxis]), np.float32)
+        pooled = self.pooling(maps[np.newaxis])
+        row = np.asarray(np.nan if pooled is None else pooled, np.float32)
         if row.ndim != 2 or len(row) != 1:
+            got = "None" if pooled is None else f"shape {row.shape}"
             raise ValueError(
                 "A callable pooling takes maps (n, height, width, channels) and returns an array "
-                f"(n, k). Got shape {row.shape} for maps of shape {(1, *maps.shape)}."
+                f"(n, k). Got {got} for maps of shape {(1, *maps.shape)}."
             )
         return row[0]
 
@@ -525,7 +562,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             If the features would not fit into memory; nothing was computed.
         """
         check_is_fitted(self)
-        images = self._read(X, reset=False)
+        return self._transform(self._read(X, reset=False))
+
+    def _transform(self, images):
         shape = self._shapes[0] if self.pooling is None else (self._n_features_out,)
         self._check_memory(len(images), shape)
         out = np.empty((len(images), *shape), np.float32)
@@ -540,7 +579,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             if self._engine != "auto" or self.precision != "float32":
                 raise
             warnings.warn(
-                f"{error} Keras computes it instead.", _programs.EngineWarning, stacklevel=3
+                f"{error} Keras computes it instead.", _programs.EngineWarning, stacklevel=5
             )
             self._engine = self.engine_ = "keras"
             return self._stream(images, sink, description)
@@ -626,6 +665,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
     def _open_cache(self):
         if isinstance(self.cache, FeatureCache):
             return self.cache
+        if self.cache == "":
+            raise ValueError(
+                "cache='' names no folder; cache=True is a folder of your own, None no cache."
+            )
         path = home_folder() / "features" if self.cache is True else os.fspath(self.cache)
         return _shared_cache(os.path.abspath(os.path.expanduser(path)))
 
@@ -676,6 +719,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             image_shape=self.image_shape,
             value_range=self.value_range,
             data_format=self.data_format,
+            allow_missing=self.on_error == "nan",
         )
 
     # --- scikit-learn -------------------------------------------------------------------------

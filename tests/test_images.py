@@ -702,6 +702,7 @@ UNIT = np.linspace(0, 1, 48).reshape(2, 4, 6)
         [UNIT[0] > 0.5, UNIT[1] > 0.5],
         np.full((1, 4, 4), 0.3),
         [np.zeros((4, 4)), UNIT[0]],
+        np.ones((2, 4, 4), np.int64),
     ],
 )
 def test_one_warning_for_0_1_pixels(X):
@@ -716,7 +717,7 @@ def test_one_warning_for_0_1_pixels(X):
     [
         (np.full((1, 4, 4), 300, np.uint16), (0, 65535)),
         (np.full((1, 4, 4), 300, np.int32), (0, 300)),
-        (np.full((1, 4, 4), -3, np.int32), (-3, -3)),
+        (np.full((1, 4, 4), -3, np.int32), (-3, -2)),
         (UNIT * 2 - 1, (-1, 1)),
         (UNIT * 1000.4, (0, 1001)),
         (UNIT - 7.5, (-8, -6)),
@@ -742,7 +743,7 @@ def test_one_warning_for_pixels_beyond_0_255(X, suggested):
         np.zeros((2, 4, 4)),
         np.zeros((2, 4, 4), bool),
         np.ones((2, 4, 4), np.uint8),
-        np.ones((2, 4, 4), np.int64),
+        np.full((2, 4, 4), 33),
         UNIT * 255,
         UNIT * 255.1,
         [UNIT[0], UNIT[1] * 200],

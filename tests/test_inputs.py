@@ -345,7 +345,7 @@ def test_a_large_image_is_refused_from_its_header(model, tmp_path):
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), ValueError, "one column of images, got 2"),
         (None, TypeError, "sequence of images.*NoneType"),
         ((str(i) for i in range(3)), TypeError, r"generator.*Pass list\(X\)"),
-        (7, TypeError, "sequence of images"),
+        (7, TypeError, "length, got a int.$"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -362,6 +362,39 @@ def test_values_that_look_scaled_are_warned_of(cnn, pixels):
         cnn.fit(pixels / 255)
     with pytest.warns(UserWarning, match=r"0 to 255 is expected.*value_range=\(0, 65535\)"):
         cnn.fit(pixels.astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize(
+    ("X", "value_range"),
+    [((np.arange(2 * 64) % 2).reshape(2, 8, 8), (0, 1)), (load_digits().images[:3], (0, 16))],
+)
+def test_numbers_far_below_255_are_warned_of_once(X, value_range, gray_model):
+    cnn = CNNFeatureTransformer(gray_model, "conv", "avg")
+    with pytest.warns(UserWarning) as caught:
+        cnn.fit_transform(X)
+    (message,) = [str(w.message) for w in caught if w.category is UserWarning]
+    assert f"value_range={value_range}" in message
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        cnn.set_params(value_range=value_range).fit_transform(X)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+@pytest.mark.parametrize("cached", [False, True])
+def test_missing_images_have_rows_of_nan_on_request(model, paths, tmp_path, missing, cached):
+    cnn = CNNFeatureTransformer(
+        model, "conv", "avg", on_error="nan", cache=tmp_path / "cache" if cached else None
+    )
+    X = pd.Series([paths[0], missing, paths[1]], dtype=object)
+    with pytest.warns(UnreadableImageWarning, match="image 1.*it is missing"):
+        features = cnn.fit_transform(X)
+    assert np.isnan(features[1]).all()
+    np.testing.assert_array_equal(features[[0, 2]], cnn.transform(paths[:2]))
+    encoded = [Path(paths[0]).read_bytes(), missing]
+    with pytest.warns(UnreadableImageWarning):
+        np.testing.assert_array_equal(cnn.transform(encoded)[0], features[0])
+    with pytest.raises(ValueError, match=r"lacks 1 of its 3 images.*on_error='nan'"):
+        cnn.set_params(on_error="raise").fit(X)
 
 
 @pytest.mark.parametrize(

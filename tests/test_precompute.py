@@ -26,7 +26,7 @@ from sklearn.model_selection import (
     HalvingRandomSearchCV,
     KFold,
     RandomizedSearchCV,
-    ShuffleSplit,
+    StratifiedShuffleSplit,
 )
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -407,9 +407,9 @@ def test_weights_that_no_one_will_draw_again_are_refused(cnn, files):
     refused(random.set_params(random_state=state), files, "int as random_state")
 
 
-def test_continuous_parameters_of_the_network_are_refused(cnn, files):
+def test_distributions_of_parameters_of_the_network_are_refused(cnn, files):
     search = RandomizedSearchCV(pipeline(cnn), {"cnn__input_size": stats.randint(32, 64)}, n_iter=3)
-    refused(search, files, "'cnn__input_size' is drawn from a continuous distribution")
+    refused(search, files, "'cnn__input_size' is drawn from a distribution")
 
 
 def test_unknown_searches_are_refused(cnn, files):
@@ -645,7 +645,7 @@ def test_layer_report_of_chosen_layers(network, files, y, computed):
         "max",
         estimator=SVC(),
         # The same folds for each layer, though they are drawn at random.
-        cv=ShuffleSplit(3, random_state=None),
+        cv=StratifiedShuffleSplit(3, test_size=0.4, random_state=None),
         scoring="roc_auc",
         verbose=0,
     )

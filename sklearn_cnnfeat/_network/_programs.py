@@ -313,8 +313,10 @@ def _calibrate(spec, engine, folder, model, announce, calibrate):
 
 
 def _first_line(error):
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"
+    # OpenVINO ends with a link to its help and begins with the place in its source.
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and "http" not in line]
+    return f"{type(error).__name__}: {told[-1] if told else ''}"
 
 
 def _convert(graph):
