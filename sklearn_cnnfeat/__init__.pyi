@@ -1,4 +1,5 @@
 from ._cache import CacheWarning, FeatureCache
+from ._extract import extract, load_features
 from ._folders import load_image_folder, load_image_table
 from ._inspection._decision import decision_map
 from ._inspection._displays import (
@@ -23,11 +24,13 @@ __all__ = [
     "FilterDisplay",
     "LayerScoreDisplay",
     "decision_map",
+    "extract",
     "filter_summary",
     "layer_report",
     "layer_scores",
     "layer_summary",
     "list_models",
+    "load_features",
     "load_image_folder",
     "load_image_table",
     "precompute",

@@ -102,6 +102,42 @@ def load_image_folder(path, *, extensions=EXTENSIONS):
     return _bunch(data, np.array(target), target_names, repr(path))
 
 
+def find_images(path, *, extensions=EXTENSIONS):
+    """List all images of a folder, with their classes where all lie in sub-folders.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The folder.
+    extensions : tuple of str, default=all that can be read
+        As for `load_image_folder`.
+
+    Returns
+    -------
+    photos : Bunch
+        What `load_image_folder` returns; `target` and `target_names` are None where images lie in
+        the folder itself.
+    """
+    path = os.fspath(path)
+    if not os.path.isdir(path):
+        raise FileNotFoundError(
+            f"There is no folder {path!r}. Relative paths start at {os.getcwd()!r}. A single image "
+            "goes into a list: [X]."
+        )
+    suffixes = _check_extensions(extensions)
+    with os.scandir(path) as entries:
+        visible = [entry for entry in entries if not _is_hidden(entry.name)]
+    has_own = any(e.name.lower().endswith(suffixes) and not e.is_dir() for e in visible)
+    if not has_own and any(entry.is_dir() for entry in visible):
+        return load_image_folder(path, extensions=extensions)
+    data = _find_images(path, suffixes)
+    if not data:
+        raise ValueError(
+            f"The folder {path!r} holds no images: no file in it ends with {', '.join(suffixes)}."
+        )
+    return Bunch(data=np.array(data, dtype=object), target=None, target_names=None)
+
+
 def load_image_table(table, path, target, *, folder=None, extension=""):
     """List the images and labels that stand in two columns of a table.
 
@@ -223,10 +259,10 @@ def _no_classes(path, extensions):
     return message
 
 
-def _find_images(folder, extensions, root):
+def _find_images(folder, extensions, root=None):
     """Return the paths of all images in a folder and those below it, sorted by name."""
     # A link may lead back up, over and over, or to the other classes.
-    seen = {os.path.realpath(root)}
+    seen = set() if root is None else {os.path.realpath(root)}
     found = []
     for where, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(where)

@@ -239,6 +239,27 @@ class Images:
                 raise ImageError(self.name(i), _reason(error)) from error
         return item
 
+    def stamp(self, i):
+        """Return 16 bytes that change with image `i`: of a file they hold its size and time.
+
+        Nothing is read for them but arrays and the like, whose content is digested. They are zeros
+        for what cannot be read.
+        """
+        if self.kind == "path":
+            state = _file_state(self._items[i])
+            if state is None:
+                return bytes(16)
+            size, modified, *_ = state
+            return size.to_bytes(8, "little") + modified.to_bytes(8, "little", signed=True)
+        try:
+            return self.digest(self.read(i))[:16]
+        except ImageError:
+            return bytes(16)
+
+    def reading(self):
+        """Return text that changes with how images are read, apart from the network's wishes."""
+        return f"{self.dtype} {self._value_range} {self._data_format}"
+
     def digest(self, raw):
         """Return 32 bytes that are equal only for images that decode alike."""
         how = f"{self.dtype} {self._value_range} "

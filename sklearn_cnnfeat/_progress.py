@@ -5,10 +5,11 @@ import sys
 from tqdm.auto import tqdm
 
 
-def progress(total, description, verbose):
+def progress(total, description, verbose, n_done=0):
     """Return a progress bar with rate and time left; a silent one where `verbose` is 0."""
     return tqdm(
         total=total,
+        initial=n_done,
         desc=description,
         unit="image",
         disable=not verbose,

@@ -61,7 +61,7 @@ class ArraySink:
         for columns, row in zip(self.columns, rows, strict=True):
             self.out[i, columns] = row
 
-    def fail(self, i):
+    def fail(self, i, error):
         """Mark image `i` as unreadable."""
         self.out[i] = np.nan
 
@@ -90,7 +90,7 @@ class NullSink:
     def write(self, i, rows):
         """Forget the rows of image `i`."""
 
-    def fail(self, i):
+    def fail(self, i, error):
         """Count image `i` as unreadable."""
         self.n_failed += 1
 
@@ -160,9 +160,19 @@ class RowStore:
 
 
 def stream(
-    images, image_spec, sink, open_engine, *, n_threads, on_error, bar, adapt=None, store=None
+    images,
+    image_spec,
+    sink,
+    open_engine,
+    *,
+    n_threads,
+    on_error,
+    bar,
+    adapt=None,
+    store=None,
+    positions=None,
 ):
-    """Compute the rows of all images.
+    """Compute the rows of all images, or of some.
 
     Parameters
     ----------
@@ -170,20 +180,23 @@ def stream(
         What to compute.
     image_spec : ImageSpec
         How the network wants them.
-    sink : object with ``write(i, rows)`` and ``fail(i)``
+    sink : object with ``write(i, rows)`` and ``fail(i, error)``
         Where rows go, in any order.
     open_engine : callable
         Returns the engine; called when the first image is there to be computed.
     n_threads : int
         Threads that read, decode and resize.
-    on_error : {"raise", "nan"}
-        What an unreadable image does.
+    on_error : {"raise", "nan", "record"}
+        What an unreadable image does: end it all, or go to the sink as an error, with a warning at
+        the end ("nan") or without.
     bar : tqdm
         Moved on by one for each image.
     adapt : callable, default=None
         Applied to each decoded image.
     store : RowStore, default=None
         Where rows are looked up before, and kept after, they are computed.
+    positions : sequence of int, default=None
+        Which images to compute, in this order; None for all.
 
     Returns
     -------
@@ -195,6 +208,7 @@ def stream(
     # Keys of the images that are being computed, and the other images of the same content.
     key_of = {}
     twins = {}
+    positions = range(len(images)) if positions is None else positions
 
     def find_keys(chunk):
         keys = []
@@ -209,13 +223,13 @@ def stream(
     def missing():
         """Write the rows that are known already; yield the images that must be computed."""
         if store is None:
-            yield from range(len(images))
+            yield from positions
             return
         size = _CHUNK
 
         def chunks():
-            turn = _turn(len(images))
-            for part in range(turn, len(images)), range(turn):
+            turn = _turn(len(positions))
+            for part in positions[turn:], positions[:turn]:
                 while part:
                     chunk, part = part[:size], part[size:]
                     yield chunk
@@ -250,8 +264,10 @@ def stream(
                 raise pixels
             else:
                 for same in equal_to(i):
-                    sink.fail(same)
-                    unreadable.append(ImageError(images.name(same), pixels.reason))
+                    error = ImageError(images.name(same), pixels.reason)
+                    sink.fail(same, error)
+                    if on_error == "nan":
+                        unreadable.append(error)
                     bar.update()
 
     def deliver(token, rows):

@@ -27,7 +27,7 @@ from sklearn_cnnfeat._images import (
     as_images,
 )
 from sklearn_cnnfeat._network import _build, _programs
-from sklearn_cnnfeat._network._pooling import POOLINGS, column_names, pooled_shape
+from sklearn_cnnfeat._network._pooling import POOLINGS, feature_names, pooled_shape
 from sklearn_cnnfeat._network._spec import NetworkSpec, Source
 from sklearn_cnnfeat._network._zoo import find_architecture, list_models
 from sklearn_cnnfeat._progress import announce, progress
@@ -584,7 +584,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             self._engine = self.engine_ = "keras"
             return self._stream(images, sink, description)
 
-    def _stream(self, images, sink, description):
+    def _stream(self, images, sink, description, positions=None):
+        """Do as `_run` with the engine of `fit`, for all images or those at some positions."""
         image_spec = self._image_spec(self._info)
         n_threads = thread_count(self.n_jobs)
         dtype = np.float32 if callable(self.preprocessing) else images.dtype
@@ -593,21 +594,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         sink = _RowSink(sink, self._info.heads, self._pool if callable(self.pooling) else None)
         store = None
         if self._is_cached:
-            store = RowStore(
-                self._open_cache(),
-                [
-                    self._spec.recipe(
-                        head,
-                        self._info.input_shape,
-                        image_spec.fingerprint(),
-                        self.engine_,
-                        self.precision,
-                    )
-                    for head in self._info.heads
-                ],
-                [head.shape for head in self._info.heads],
-            )
-        with progress(len(images), description, self.verbose) as bar:
+            shapes = [head.shape for head in self._info.heads]
+            store = RowStore(self._open_cache(), self._recipes(), shapes)
+        n_known = 0 if positions is None else len(images) - len(positions)
+        with progress(len(images), description, self.verbose, n_known) as bar:
             return stream(
                 images,
                 image_spec,
@@ -618,7 +608,21 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 bar=bar,
                 adapt=self._preprocess if callable(self.preprocessing) else None,
                 store=store,
+                positions=positions,
             )
+
+    def _recipes(self):
+        """Return what the rows of each head depend on besides the image, as text."""
+        return [
+            self._spec.recipe(
+                head,
+                self._info.input_shape,
+                self._image_spec(self._info).fingerprint(),
+                self.engine_,
+                self.precision,
+            )
+            for head in self._info.heads
+        ]
 
     def _precompute(self, X, specs, which, verbose):
         """Fill the cache for several specs of one network in one pass.
@@ -746,15 +750,17 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 "pooling=None gives 4-D maps, which have no columns to be named; choose a pooling "
                 "to get a table."
             )
-        names = []
-        for layer, maps, shape in zip(
-            self.layer_names_, self.feature_shapes_, self._shapes, strict=True
-        ):
-            if callable(self.pooling) and len(maps) > 1:
-                names += [f"{layer}_{i}" for i in range(shape[0])]
-            else:
-                names += column_names(layer, maps, self.pooling)
-        return np.asarray(names, dtype=object)
+        return feature_names(self._describe_columns())
+
+    def _describe_columns(self):
+        """Return what names columns, head by head: layer, shape of its maps, pooling, length."""
+        pooling = "callable" if callable(self.pooling) else self.pooling
+        return [
+            (layer, maps, pooling, int(np.prod(shape)))
+            for layer, maps, shape in zip(
+                self.layer_names_, self.feature_shapes_, self._shapes, strict=True
+            )
+        ]
 
     def __sklearn_clone__(self):
         # The model is only read: clones share it instead of copying its weights.

@@ -23,6 +23,8 @@ ROOMS = {
     "nncf": {"_network/_quantize.py"},
     "matplotlib": {"_inspection/_displays.py"},
     "PIL": {"_images.py"},
+    "pyarrow": {"_sinks.py"},
+    "zarr": {"_sinks.py"},
     "sqlite3": {"_cache.py", "_database.py"},
 }
 

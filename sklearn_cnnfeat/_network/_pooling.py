@@ -85,3 +85,24 @@ def column_names(layer, map_shape, pooling):
             for c in range(channels)
         ]
     return [f"{layer}_c{c}" for c in range(channels)]
+
+
+def feature_names(heads):
+    """Name the columns of several heads.
+
+    Parameters
+    ----------
+    heads : list of (layer, map_shape, pooling, n_columns)
+        Pooling "callable" stands for a function of the user's own, whose columns are numbered.
+
+    Returns
+    -------
+    names : ndarray of str objects
+    """
+    names = []
+    for layer, map_shape, pooling, n_columns in heads:
+        if pooling == "callable" and len(map_shape) > 1:
+            names += [f"{layer}_{i}" for i in range(n_columns)]
+        else:
+            names += column_names(layer, map_shape, pooling)
+    return np.asarray(names, dtype=object)
