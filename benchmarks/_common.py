@@ -30,6 +30,8 @@ _PACKAGES = (
     "timm",
     "embetter",
     "img2vec_pytorch",
+    "pyarrow",
+    "zarr",
 )
 _GENERATED = 120
 

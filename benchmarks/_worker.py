@@ -55,7 +55,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=_environment(home or WORK / "home"),
+                env=environment(home or WORK / "home"),
             )
         order = {"task": task, "contender": contender, "network": network, "paths": paths}
         self._send({**order, "cores": cores})
@@ -116,7 +116,8 @@ class Worker:
         return f"{lines[-1] if lines else 'it ended without a word'} (see {self._log})"
 
 
-def _environment(home):
+def environment(home):
+    """Return the environment variables of a process that measures."""
     return {
         **os.environ,
         "KERAS_BACKEND": "tensorflow",

@@ -20,14 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cnnfeat._folders import find_images
 from sklearn_cnnfeat._images import ImageError, first_few
-from sklearn_cnnfeat._network._pooling import feature_names
 from sklearn_cnnfeat._network._programs import EngineError
 from sklearn_cnnfeat._network._spec import digest_of_text
 from sklearn_cnnfeat._parts import (
@@ -45,18 +43,17 @@ from sklearn_cnnfeat._parts import (
 from sklearn_cnnfeat._progress import announce
 from sklearn_cnnfeat._sinks import (
     ASSEMBLED,
+    ERRORS,
     FORMATS,
+    VERSION,
     Block,
     as_text,
     block_rows,
-    read_errors,
     write_errors,
 )
 from sklearn_cnnfeat._stream import UnreadableImageWarning
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 
-# Raised whenever parts or files are written in another way.
-_VERSION = 1
 # Images in a part, and bytes of its rows, at most: what a kill may cost.
 _PART_ROWS = 256
 _PART_BYTES = 16 * 1024**2
@@ -65,7 +62,6 @@ _MANIFEST = "manifest.json"
 # In the working folder as soon as a finished file may be half replaced by a newer one.
 _REPLACING = "replacing"
 _REPLACED = "replaced"
-_ERRORS = ".errors.csv"
 _DTYPES = ("float32", "float16")
 
 
@@ -426,12 +422,12 @@ class _Job:
                 break
             except DamagedPartError as error:
                 announce(f"part {error.number} is damaged; it is computed again.", True)
-                parts.path(error.number).unlink()
+                parts.path(error.number).unlink(missing_ok=True)
         if errors:
             what = "left out" if self.on_error == "skip" else "NaN"
             warnings.warn(
                 f"{len(errors)} of {len(self.images)} images could not be read; their rows are "
-                f"{what}, and {str(self.to) + _ERRORS!r} lists them: "
+                f"{what}, and {str(self.to) + ERRORS!r} lists them: "
                 + first_few([str(self._error(position, errors)) for position in sorted(errors)]),
                 UnreadableImageWarning,
                 stacklevel=4,
@@ -476,18 +472,18 @@ class _Job:
         with self._explained():
             self._clear(only=ASSEMBLED)
             files = self.form.write(self.folder, manifest, self._blocks(parts, errors, manifest))
-            table = self.folder / f"{ASSEMBLED}{_ERRORS}"
+            table = self.folder / f"{ASSEMBLED}{ERRORS}"
             if errors:
                 write_errors(table, [self._describe_error(i, errors) for i in sorted(errors)])
             write_whole(self.folder / _REPLACING, [])
             if errors:
-                os.replace(table, f"{self.to}{_ERRORS}")
+                os.replace(table, f"{self.to}{ERRORS}")
             for file, target in zip(files, self.form.files(self.to), strict=True):
                 if target.is_dir():
                     os.rename(target, self.folder / _REPLACED)
                 os.replace(file, target)
             if not errors:
-                Path(f"{self.to}{_ERRORS}").unlink(missing_ok=True)
+                Path(f"{self.to}{ERRORS}").unlink(missing_ok=True)
             sync(self.to.parent)
         self._clear()
         return errors
@@ -534,7 +530,7 @@ class _Job:
         """Return the manifest of the finished file; None if there is none."""
         target = self.form.files(self.to)[-1]
         found = self.form.read_manifest(target) if os.path.lexists(target) else None
-        if found is not None and found.get("version") != _VERSION:
+        if found is not None and found.get("version") != VERSION:
             found = None
         if found is None:
             others = [path for path in self.form.files(self.to) if os.path.lexists(path)]
@@ -655,7 +651,7 @@ class _Job:
         columns = ["path"] if images.kind == "path" else []
         columns += ["label"] if values is not None else []
         manifest = {
-            "version": _VERSION,
+            "version": VERSION,
             "format": self.form.name,
             "dtype": self.dtype,
             "part_size": self.part_size or max(1, min(_PART_ROWS, _PART_BYTES // row_bytes)),
@@ -847,169 +843,3 @@ def _differences(before, now):
 def _short(value):
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-def load_features(path, *, rows=None, as_frame=False):
-    """Read what `extract` wrote.
-
-    Parameters
-    ----------
-    path : str or path
-        The ``.parquet``, ``.npy`` or ``.zarr`` file.
-
-    rows : slice, default=None
-        Which rows to read, such as ``slice(0, 1000)``, without a step; None for all.
-
-    as_frame : bool, default=False
-        Whether `data` is a data frame of pandas with a column a feature, and its index the paths
-        where they are known; `target` is a Series then.
-
-    Returns
-    -------
-    features : :class:`~sklearn.utils.Bunch`
-        Dictionary-like, with:
-
-        data : ndarray of shape (n_rows, n_features), or data frame
-            The features. Of a ``.npy`` file they are mapped from the disk (`numpy.memmap`) and need
-            no memory until they are used; of a ``.zarr`` file all rows are a `zarr.Array`, which
-            reads the slices that are asked of it. A ``.parquet`` file is read into memory.
-        paths : ndarray of str objects, or None
-            The file of each row.
-        target : ndarray, or None
-            Labels: numbers, or indices into `target_names`.
-        target_names : list of str, or None
-            What the labels are called where they are text, sorted.
-        error : ndarray of objects
-            For each row None, or what was wrong with the image; the row is NaN then.
-        errors : data frame
-            All failed images, those left out too: `position` in `X`, `path`, `label`, `error`.
-        feature_names : ndarray of str objects, or None
-            Where each column comes from; None for maps.
-        n_rows : int
-            Number of rows in the file, whatever `rows` says.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file, or it is not finished.
-    ValueError
-        If `extract` did not write it.
-    MemoryError
-        If a Parquet file's rows, or a data frame, would not fit into memory.
-
-    See Also
-    --------
-    extract : Write the file.
-
-    Examples
-    --------
-    Train on more rows than memory holds, a thousand at a time.
-
-    >>> import os, tempfile
-    >>> from sklearn.datasets import load_sample_images
-    >>> from sklearn.linear_model import SGDClassifier
-    >>> from sklearn_cnnfeat import CNNFeatureTransformer, extract, load_features
-    >>> cnn = CNNFeatureTransformer(
-    ...     "mobilenet", "conv_pw_2_relu", "avg", weights=None, input_size=64, random_state=0
-    ... )
-    >>> to = os.path.join(tempfile.mkdtemp(), "features.npy")
-    >>> report = extract(
-    ...     load_sample_images().images, to, cnn, target=["china", "flower"], verbose=0
-    ... )
-    >>> n_rows = load_features(to, rows=slice(0)).n_rows
-    >>> classifier = SGDClassifier()
-    >>> for start in range(0, n_rows, 1000):
-    ...     some = load_features(to, rows=slice(start, start + 1000))
-    ...     classifier = classifier.partial_fit(some.data, some.target, classes=[0, 1])
-    >>> classifier.coef_.shape
-    (1, 128)
-    """
-    path = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
-    form, manifest = _recognize(path)
-    if rows is not None and not isinstance(rows, slice):
-        raise TypeError(f"rows must be a slice, such as slice(0, 1000). Got {rows!r} instead.")
-    wanted = range(manifest["n_rows"])[slice(None) if rows is None else rows]
-    if wanted.step != 1:
-        raise ValueError(f"rows must be a slice without a step. Got {rows!r} instead.")
-    if as_frame and len(manifest["row_shape"]) > 1:
-        raise ValueError("The file holds maps, which have no columns: leave as_frame=False.")
-    if as_frame or form.name == "parquet":
-        _check_memory(len(wanted), manifest)
-    data = form.read_rows(path, manifest, wanted)
-    columns = form.read_columns(path, manifest, wanted)
-    paths = _objects(columns["path"]) if "path" in columns else None
-    target = _read_target(columns["label"], manifest) if "label" in columns else None
-    heads = manifest["heads"]
-    names = None if heads is None else feature_names([tuple(head) for head in heads])
-    if as_frame:
-        index = None if paths is None else pd.Index(paths, name="path")
-        data = pd.DataFrame(np.asarray(data), index=index, columns=names)
-        target = None if target is None else pd.Series(target, index=index, name="target")
-    errors = read_errors(f"{path}{_ERRORS}") if manifest["errors"] else []
-    return Bunch(
-        data=data,
-        paths=paths,
-        target=target,
-        target_names=manifest["target_names"],
-        error=_objects([reason or None for reason in columns["error"]]),
-        errors=pd.DataFrame(errors, columns=["position", "path", "label", "error"]),
-        feature_names=names,
-        n_rows=manifest["n_rows"],
-    )
-
-
-def _recognize(path):
-    """Return the format and the manifest of a file."""
-    if not path.exists():
-        message = f"There is no file {str(path)!r}."
-        if path.with_name(f"{path.name}.parts").exists():
-            message += " It is not finished: the same call of extract goes on where it was."
-        raise FileNotFoundError(message)
-    suffix = path.suffix.lower().removeprefix(".")
-    for form in sorted(FORMATS.values(), key=lambda form: form.name != suffix):
-        if form.name == suffix:
-            form.require()
-        manifest = form.read_manifest(path) if form.is_installed() else None
-        if manifest is not None:
-            if manifest.get("version") != _VERSION:
-                raise ValueError(
-                    f"{str(path)!r} was written by another version of sklearn-cnnfeat, in version "
-                    f"{manifest.get('version')} of the layout; this one reads {_VERSION}."
-                )
-            return form, manifest
-    raise ValueError(
-        f"{str(path)!r} was not written by extract. numpy.load, pandas.read_parquet and zarr.open "
-        "read other files."
-    )
-
-
-def _check_memory(n_rows, manifest):
-    n_columns = int(np.prod(manifest["row_shape"]))
-    needed = n_rows * n_columns * np.dtype(manifest["dtype"]).itemsize
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise MemoryError(
-            f"{n_rows:,} rows of {n_columns:,} numbers take {needed / 1e9:.1f} GB, and "
-            f"{available / 1e9:.1f} GB are free. Read some of them, rows=slice(0, 1000), or "
-            "extract to a .npy file, which is mapped from the disk."
-        )
-
-
-def _read_target(labels, manifest):
-    if manifest["label_dtype"] == "str":
-        codes = {name: code for code, name in enumerate(manifest["target_names"])}
-        return np.array([codes[label] for label in labels], np.int64)
-    dtype = np.dtype(manifest["label_dtype"])
-    if dtype.kind == "b":
-        labels = [label in (True, "True") for label in labels]
-    # Of a CSV table they are text.
-    return np.array(labels, dtype.newbyteorder("=") if labels else dtype).astype(dtype)
-
-
-def _objects(values):
-    out = np.empty(len(values), object)
-    out[:] = values
-    return out

@@ -73,7 +73,10 @@ def load_image_folder(path, *, extensions=EXTENSIONS):
             f"path must be a folder that holds one sub-folder a class, but {path!r} is a file."
         )
     folders = sorted(
-        entry.name for entry in os.scandir(path) if entry.is_dir() and not _is_hidden(entry.name)
+        name
+        for name in os.listdir(path)
+        # Not the method of `os.scandir`'s entries, which raises for a link to itself.
+        if not _is_hidden(name) and os.path.isdir(os.path.join(path, name))
     )
     if not folders:
         raise ValueError(_no_classes(path, extensions))
@@ -125,10 +128,10 @@ def find_images(path, *, extensions=EXTENSIONS):
             "goes into a list: [X]."
         )
     suffixes = _check_extensions(extensions)
-    with os.scandir(path) as entries:
-        visible = [entry for entry in entries if not _is_hidden(entry.name)]
-    has_own = any(e.name.lower().endswith(suffixes) and not e.is_dir() for e in visible)
-    if not has_own and any(entry.is_dir() for entry in visible):
+    visible = [name for name in os.listdir(path) if not _is_hidden(name)]
+    folders = {name for name in visible if os.path.isdir(os.path.join(path, name))}
+    has_own = any(name.lower().endswith(suffixes) and name not in folders for name in visible)
+    if folders and not has_own:
         return load_image_folder(path, extensions=extensions)
     data = _find_images(path, suffixes)
     if not data:

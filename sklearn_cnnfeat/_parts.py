@@ -334,7 +334,7 @@ class Lock:
                 continue
             try:
                 _lock(self._file)
-            except OSError:
+            except (BlockingIOError, PermissionError):  # the second is Windows' word for it
                 self._file.seek(0)
                 holder = self._file.read().strip()
                 self._file.close()

@@ -16,6 +16,11 @@ import numpy as np
 
 from sklearn_cnnfeat._parts import sync
 
+# Raised whenever files are written in another way.
+VERSION = 1
+# What stands behind the name of the table of failed images.
+ERRORS = ".errors.csv"
+
 # Bytes of rows that are written, and can be read, at once.
 BLOCK_BYTES = 16 * 1024**2
 
