@@ -291,7 +291,8 @@ def _read_labels(labels, n_images):
     if labels is None:
         return None, None, None
     values, names = labels
-    values = np.asarray(values)
+    # A list of text and numbers would become text without a word.
+    values = np.asarray(values, object if isinstance(values, (list, tuple)) else None)
     if values.shape != (n_images,):
         raise ValueError(
             f"target must hold one label an image, {n_images:,} of them. Got the shape "
@@ -300,14 +301,17 @@ def _read_labels(labels, n_images):
     if names is not None:
         values = np.asarray(names)[values]
     if values.dtype.kind in "OT":
-        missing = np.flatnonzero(pd.isna(values)).tolist()
-        if missing:
-            raise ValueError(
-                f"{len(missing)} of the {n_images:,} images have no label: rows "
-                f"{first_few(missing)}."
-            )
-        # Text or numbers, whatever the column was called.
-        values = np.array(values.tolist())
+        items = values.tolist()
+        if any(item is None or isinstance(item, str) for item in items):
+            missing = np.flatnonzero(pd.isna(values)).tolist()
+            if missing:
+                raise ValueError(
+                    f"{len(missing)} of the {n_images:,} images have no label: rows "
+                    f"{first_few(missing)}."
+                )
+            if not all(isinstance(item, str) for item in items):
+                raise TypeError("target mixes text with other things. Make all of it text.")
+        values = np.array(items)
     if values.dtype.kind == "U":
         names = np.unique(values).tolist() if names is None else [str(name) for name in names]
         return values.astype(object), "str", names

@@ -911,6 +911,7 @@ def test_disk_full(form, limit, network, originals, tmp_path, home):
         ({"on_error": "ignore"}, ValueError, "on_error must be 'raise', 'skip' or 'nan'"),
         ({"target": [1, 2]}, ValueError, r"one label an image, 30 .*\(2,\)"),
         ({"target": [None, "a"] * 15}, ValueError, "15 of the 30 images have no label"),
+        ({"target": ["1", 2] * 15}, TypeError, "target mixes text with other things"),
         ({"target": [1j] * 30}, TypeError, "target must hold text or numbers"),
         ({"cnn": "vgg16"}, TypeError, "transformer must be a CNNFeatureTransformer"),
         ({"X": []}, ValueError, "0 sample"),
