@@ -18,9 +18,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
@@ -57,6 +59,9 @@ from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 # Images in a part, and bytes of its rows, at most: what a kill may cost.
 _PART_ROWS = 256
 _PART_BYTES = 16 * 1024**2
+
+# Entries of a manifest that follow from others, and are told as a change only for want of these.
+_FOLLOW = ("row_shape", "heads", "feature_names", "columns", "label_dtype", "target_names")
 
 _MANIFEST = "manifest.json"
 # In the working folder as soon as a finished file may be half replaced by a newer one.
@@ -97,9 +102,11 @@ def extract(
     to : str or path
         The file: ``.parquet``, ``.npy`` or ``.zarr``. Its folder must exist.
 
-    transformer : CNNFeatureTransformer, default=None
+    transformer : CNNFeatureTransformer or Pipeline, default=None
         What computes the features. One that is not fitted is fitted on `X`; it is not changed. None
         stands for ``CNNFeatureTransformer()``. `on_error` and `verbose` are those of this function.
+        A pipeline begins with one, and its other steps are fitted (a PCA, say) or need no fit; they
+        transform row by row.
 
     target : array-like of shape (n_images,), default=None
         A label for each image, text or numbers, to be kept beside the features. None takes those
@@ -218,7 +225,8 @@ def extract(
         )
     form.require()
     X, labels = _find_inputs(X, target)
-    cnn = _own_copy(transformer, X, on_error, verbose)
+    cnn, steps = _split(CNNFeatureTransformer() if transformer is None else transformer)
+    cnn = _own_copy(cnn, X, on_error, verbose)
     images = cnn._read(X, reset=False)
     # The transformer's policy knows no "skip": failures go to the sink, which keeps them.
     cnn.on_error = "raise" if on_error == "raise" else "record"
@@ -226,6 +234,7 @@ def extract(
         to=to,
         form=form,
         cnn=cnn,
+        steps=None if steps is None else _Steps(steps, cnn),
         images=images,
         labels=_read_labels(labels, len(images)),
         dtype=dtype,
@@ -320,14 +329,35 @@ def _read_labels(labels, n_images):
     return values, values.dtype.newbyteorder("<").str, None
 
 
+def _split(transformer):
+    """Return the network's transformer, and a pipeline of what comes after it or None."""
+    first, *others = [transformer]
+    if isinstance(transformer, Pipeline):
+        (_, first), *others = transformer.steps
+    if not isinstance(first, CNNFeatureTransformer):
+        raise TypeError(
+            "transformer must be a CNNFeatureTransformer, or a Pipeline that begins with one. Got "
+            f"{transformer!r} instead."
+        )
+    others = [(name, step) for name, step in others if step not in (None, "passthrough")]
+    for name, step in others:
+        if not hasattr(step, "transform"):
+            raise TypeError(
+                f"The step {name!r} of the pipeline transforms nothing. Leave it out: "
+                "pipeline[:-1]."
+            )
+        try:
+            check_is_fitted(step)
+        except NotFittedError as error:
+            raise NotFittedError(
+                f"The step {name!r} of the pipeline is not fitted, and extract cannot fit it on "
+                "features that are not computed yet. Extract without it, fit it with load_features."
+            ) from error
+    return first, Pipeline(others) if others else None
+
+
 def _own_copy(transformer, X, on_error, verbose):
     """Return a fitted transformer that may be changed."""
-    if transformer is None:
-        transformer = CNNFeatureTransformer()
-    if not isinstance(transformer, CNNFeatureTransformer):
-        raise TypeError(
-            f"transformer must be a CNNFeatureTransformer. Got {transformer!r} instead."
-        )
     # Not `copy`, which takes a model apart.
     own = object.__new__(type(transformer))
     own.__dict__.update(vars(transformer))
@@ -359,6 +389,62 @@ def _describe_function(function):
     return f"{module}.{name} {digest.hexdigest()[:16]}"
 
 
+class _Steps:
+    """The steps of a pipeline behind the network, applied row by row.
+
+    A row is then the same whatever it was computed together with, before or after an interruption.
+    """
+
+    def __init__(self, steps, cnn):
+        if cnn.pooling is None:
+            raise ValueError("pooling=None gives maps; the steps of a pipeline take vectors.")
+        self._steps = steps
+        self._columns = cnn._columns()
+        self._names = None
+        if hasattr(steps[0], "feature_names_in_"):
+            self._names = cnn.get_feature_names_out()
+        self._row = np.zeros((1, cnn._n_features_out), np.float32)
+        self.n_columns = self._transform().size
+        try:
+            names = steps.get_feature_names_out(cnn.get_feature_names_out())
+        except AttributeError:  # a step that knows no names
+            names = [f"{steps.steps[-1][0]}_{i}" for i in range(self.n_columns)]
+        self.names = [str(name) for name in names]
+        self.digest = joblib.hash(steps)
+
+    def wrap(self, sink):
+        """Return a sink that transforms rows before `sink` takes them."""
+        return _StepSink(self, sink)
+
+    def apply(self, rows):
+        """Return what becomes of the rows of one image, one a head."""
+        for columns, values in zip(self._columns, rows, strict=True):
+            self._row[0, columns] = np.ravel(values)
+        return self._transform()
+
+    def _transform(self):
+        row = self._row
+        if self._names is not None:
+            row = pd.DataFrame(row, columns=self._names)
+        row = np.asarray(self._steps.transform(row))
+        if row.ndim != 2 or len(row) != 1 or row.dtype.kind not in "buif":
+            raise ValueError(
+                "The steps of the pipeline must give a dense array with a row an image. Got "
+                f"{row.dtype} of shape {row.shape} for one image."
+            )
+        return row[0]
+
+
+class _StepSink:
+    def __init__(self, steps, sink):
+        self._steps = steps
+        self._sink = sink
+        self.fail = sink.fail
+
+    def write(self, i, rows):
+        self._sink.write(i, [self._steps.apply(rows)])
+
+
 # --- doing it ------------------------------------------------------------------------------------
 
 
@@ -367,6 +453,8 @@ class _Job:
     to: Path
     form: object
     cnn: CNNFeatureTransformer
+    # What comes after the network, or None.
+    steps: _Steps | None
     images: object
     # Values, dtype and names of classes, as `_read_labels` returns them.
     labels: tuple
@@ -379,6 +467,8 @@ class _Job:
         self.folder = self.to.with_name(f"{self.to.name}.parts")
         cnn = self.cnn
         self.row_shape = cnn._shapes[0] if cnn.pooling is None else (cnn._n_features_out,)
+        if self.steps is not None:
+            self.row_shape = (self.steps.n_columns,)
         self.n_features = int(np.prod(self.row_shape))
         if self.form.name == "parquet" and len(self.row_shape) > 1:
             raise ValueError(
@@ -456,7 +546,9 @@ class _Job:
         positions = np.concatenate(positions) if positions else np.empty(0, np.int64)
         if not len(positions):
             return 0
-        return compute_parts(parts, self.cnn, self.images, self._stamps(), positions.tolist())
+        return compute_parts(
+            parts, self.cnn, self.images, self._stamps(), positions.tolist(), steps=self.steps
+        )
 
     def _assemble(self, parts):
         """Make the file of all parts; return the errors."""
@@ -667,6 +759,8 @@ class _Job:
             "label_dtype": label_dtype,
             "target_names": target_names,
             "heads": None if cnn.pooling is None else cnn._describe_columns(),
+            "feature_names": None if self.steps is None else self.steps.names,
+            "steps": None if self.steps is None else self.steps.digest,
             "reading": images.reading(),
             "functions": functions,
             "recipe": [json.loads(recipe) for recipe in cnn._recipes()],
@@ -750,7 +844,7 @@ class _Job:
             raise explain(error, self.folder) from error
 
 
-def compute_parts(parts, cnn, images, stamps, positions, first=0):
+def compute_parts(parts, cnn, images, stamps, positions, first=0, steps=None):
     """Compute some images and close the parts that are complete with them.
 
     Whoever does this for the same images writes the same files: it may be done twice, at the same
@@ -771,16 +865,19 @@ def compute_parts(parts, cnn, images, stamps, positions, first=0):
         closed ones some.
     first : int, default=0
         Position of the first of `images` among all of the job.
+    steps : object with ``wrap(sink)``, default=None
+        What rows go through before they are kept.
 
     Returns
     -------
     n_computed : int
         Number of images that went through the network.
     """
-    columns = None if cnn.pooling is None else cnn._columns()
+    columns = None if cnn.pooling is None or steps is not None else cnn._columns()
     try:
         with PartSink(parts, columns, stamps, positions, first) as sink:
-            return cnn._stream(images, sink, "extract", positions)
+            wrapped = sink if steps is None else steps.wrap(sink)
+            return cnn._stream(images, wrapped, "extract", positions)
     except WriteError as error:
         raise explain(error.__cause__, parts.folder) from error
     except EngineError as error:
@@ -818,6 +915,7 @@ def _differences(before, now):
     words = {
         "names": "the names of the images, or their order",
         "labels": "the labels",
+        "steps": "the steps of the pipeline behind the network",
     }
     changes = []
     for name, value in now.items():
@@ -836,7 +934,7 @@ def _differences(before, now):
         elif name == "recipe":
             layers = [[head["layer"] for head in heads] for heads in (old or [], value)]
             changes.append(f"layers were {_short(layers[0])}, are {_short(layers[1])}")
-        elif name not in ("row_shape", "heads", "columns", "label_dtype", "target_names"):
+        elif name not in _FOLLOW:
             changes.append(f"{name} was {_short(old)}, is {_short(value)}")
     # What follows from others is told only where nothing else explains it.
     if not changes:

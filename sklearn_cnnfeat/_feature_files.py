@@ -102,8 +102,11 @@ def load_features(path, *, rows=None, as_frame=False):
     columns = form.read_columns(path, manifest, wanted)
     paths = _objects(columns["path"]) if "path" in columns else None
     target = _read_target(columns["label"], manifest) if "label" in columns else None
-    heads = manifest["heads"]
-    names = None if heads is None else feature_names([tuple(head) for head in heads])
+    names, heads = manifest["feature_names"], manifest["heads"]
+    if names is not None:
+        names = np.asarray(names, object)
+    elif heads is not None:
+        names = feature_names([tuple(head) for head in heads])
     if as_frame:
         index = None if paths is None else pd.Index(paths, name="path")
         data = pd.DataFrame(np.asarray(data), index=index, columns=names)

@@ -21,7 +21,11 @@ import polars as pl
 import pytest
 from PIL import Image
 from sklearn.base import clone
-from sklearn.decomposition import IncrementalPCA
+from sklearn.decomposition import PCA, IncrementalPCA
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.svm import SVC
 from small_network import count_computed, save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer, extract, load_features, load_image_folder
@@ -246,6 +250,36 @@ def test_several_layers_and_functions_of_the_users_own(network, originals, tmp_p
     )
     with pytest.raises(ValueError, match="functions was"):
         run(originals, tmp_path / "features.npy", changed)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_pipeline(named, paths, cnn, tmp_path, computed):
+    pipe = make_pipeline(cnn, StandardScaler(), "passthrough", PCA(3), Normalizer())
+    if named:
+        pipe.set_output(transform="pandas")
+    expected = np.asarray(pipe.fit_transform(paths))
+    good, times = Path(paths[2]).read_bytes(), os.stat(paths[2])
+    damage(paths[2])
+    quietly(paths, tmp_path / "f.npy", pipe, on_error="nan")
+    Path(paths[2]).write_bytes(good)
+    os.utime(paths[2], ns=(times.st_atime_ns, times.st_mtime_ns))
+    del computed[:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = run(paths, tmp_path / "f.npy", pipe, retry_errors=True)
+    assert computed == [2] and report.n_features == 3
+    features = load_features(tmp_path / "f.npy", as_frame=True)
+    np.testing.assert_allclose(features.data, expected, atol=1e-5)
+    assert list(features.data.columns) == list(pipe.get_feature_names_out())
+    run(paths, tmp_path / "g.npy", pipe)
+    assert content(tmp_path / "g.npy")["g.npy"] == content(tmp_path / "f.npy")["f.npy"]
+    pipe[-2].components_[0] *= 2
+    with pytest.raises(ValueError, match="the steps of the pipeline behind the network"):
+        run(paths, tmp_path / "f.npy", pipe)
+    with pytest.raises(NotFittedError, match="'pca' of the pipeline is not fitted"):
+        run(paths, tmp_path / "h.npy", make_pipeline(cnn, PCA(3)))
+    with pytest.raises(TypeError, match=r"'svc' of the pipeline transforms nothing.*\[:-1\]"):
+        run(paths, tmp_path / "h.npy", make_pipeline(cnn, SVC()))
 
 
 def test_cache_is_used(network, paths, tmp_path, computed):
