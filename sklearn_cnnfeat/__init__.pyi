@@ -1,4 +1,5 @@
 from ._cache import CacheWarning, FeatureCache
+from ._doctor import show_versions
 from ._folders import load_image_folder, load_image_table
 from ._inspection._decision import decision_map
 from ._inspection._displays import (
@@ -31,4 +32,5 @@ __all__ = [
     "load_image_folder",
     "load_image_table",
     "precompute",
+    "show_versions",
 ]
