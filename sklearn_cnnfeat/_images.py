@@ -388,6 +388,9 @@ def _open(data, spec):
 # In place of the marker at the end of a JPEG file: 64 bits of what no Huffman code begins with.
 _NO_END = b"\xff\x00" * 8
 # The next marker in compressed data, where 255 is followed by 0 and restarts may stand.
+_NO_FILL = re.compile(rb"[^\xff]")
+# Encoders write about ten; each takes time for all pixels, even if it takes no room in the file.
+_MOST_SCANS = 100
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
@@ -399,15 +402,15 @@ def _expose_cuts(data):
     bytes stand in for it, because the decoder looks ahead; they are not enough for one more block.
     A file of several scans needs its end, but if it was cut off it lacks some of its scans.
     """
-    place, missing, end = 2, None, None
+    place, missing, n_scans = 2, {}, 0
     try:
-        while end is None:
-            marker = data[place + 1]
-            if data[place] != 0xFF or marker == 0xD9:
-                return data
-            if marker in (0x01, 0xFF, *range(0xD0, 0xD8)):
-                place += 1 if marker == 0xFF else 2
+        while (marker := data[place + 1]) != 0xD9:
+            if marker == 0xFF:
+                # Markers may be preceded by any number of these.
+                place = _NO_FILL.search(data, place + 2).start() - 1
                 continue
+            if data[place] != 0xFF or 0xD0 <= marker <= 0xD7:
+                return data
             length = int.from_bytes(data[place + 2 : place + 4], "big")
             segment = data[place + 4 : place + 2 + length]
             place += 2 + length
@@ -428,9 +431,10 @@ def _expose_cuts(data):
                 if found is None:
                     return data
                 place = found.start()
-                if data[place + 1] == 0xD9:
-                    end = place
-    except (IndexError, KeyError, UnboundLocalError):
+                n_scans += 1
+                if n_scans > _MOST_SCANS:
+                    raise ValueError(f"it has more than {_MOST_SCANS} scans")
+    except (AttributeError, IndexError, KeyError, UnboundLocalError):
         # Pillow says what is wrong with it.
         return data
     if any(missing.values()):

@@ -131,7 +131,8 @@ def _without_modules(value):
 def good_models():
     """Return name -> bytes of models that must be let through."""
     config = network()
-    outer = network(layer("Sequential", {"name": "inner", "layers": []}, "keras"))
+    half = layer("Rescaling", {"name": "half", "scale": 0.5})
+    outer = network(layer("Sequential", {"name": "inner", "layers": [half]}, "keras"))
     compiled = {
         **config,
         "compile_config": {"loss": layer("own_loss", {}, "own", "own>own_loss")},
@@ -151,8 +152,8 @@ def good_models():
 
 def code_that_writes(path):
     """Return a function as Keras serializes one, which writes a file when it is called."""
-    code = compile(f"open({str(path)!r}, 'w').write('run')\nNone", "canary", "exec")
-    return base64.b64encode(marshal.dumps(code)).decode()
+    function = eval(f"lambda x: open({str(path)!r}, 'w').write('run') and x")
+    return base64.b64encode(marshal.dumps(function.__code__)).decode()
 
 
 def bad_models(folder):
@@ -164,7 +165,7 @@ def bad_models(folder):
         "class_name": "__lambda__",
         "config": {"code": code, "defaults": None, "closure": None},
     }
-    own = layer("Lambda", {"name": "own", "function": function, "output_shape": [4]})
+    own = layer("Lambda", {"name": "own", "function": function, "output_shape": [10, 10, 2]})
     yield from code_in_layers(own, function, code)
     yield from foreign_objects(canary)
     yield from readers_of_files(secret)
@@ -362,6 +363,21 @@ def change_with_layers(change):
     return changed
 
 
+def looped(data):
+    """Give the entries of texts in an HDF5 file no length; the library would read for ever."""
+    data = bytearray(data)
+    for start in _positions(data, b"GCOL"):
+        end = start + int.from_bytes(data[start + 8 : start + 16], "little")
+        place = start + 16
+        while place + 16 <= end:
+            index, _, _, n_bytes = struct.unpack_from("<HHIQ", data, place)
+            if index == 0:
+                data[place + 8 : place + 16] = bytes(8)
+                break
+            place += 16 + (n_bytes + 7) // 8 * 8
+    return bytes(data)
+
+
 def shape_bomb(file):
     file.create_dataset("odd", (2**20, 2**20), "f4", chunks=(64, 64), compression="gzip")
 
@@ -389,6 +405,10 @@ def bombs():
     yield BadModel("deep.keras", "-", archive(text), "nested too deep")
     text = json.dumps(config).replace('"filters": 2', f'"filters": {"[" * 500 + "]" * 500}')
     yield BadModel("less_deep.keras", "-", archive(text), "nested too deep")
+    data = looped(legacy(config))
+    yield BadModel(
+        "endless.h5", "CVE-2026-12570", data, "list of texts in the HDF5 file is damaged"
+    )
     # The end of the archive tells a size of its directory that is not there.
     data = bytearray(archive(config))
     end = data.rindex(b"PK\x05\x06")

@@ -23,6 +23,7 @@ ROOMS = {
     "nncf": {"_network/_quantize.py"},
     "matplotlib": {"_inspection/_displays.py"},
     "PIL": {"_images.py"},
+    "h5py": {"_network/_inspect.py"},
     "sqlite3": {"_cache.py", "_database.py"},
 }
 
