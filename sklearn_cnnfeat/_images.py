@@ -10,6 +10,7 @@ import io
 import math
 import numbers
 import os
+import re
 import stat
 import threading
 import time
@@ -36,6 +37,7 @@ from scipy.sparse import issparse
 __all__ = [
     "DECODES",
     "EXTENSIONS",
+    "FORMATS",
     "INTERPOLATIONS",
     "RESIZES",
     "ImageError",
@@ -46,7 +48,7 @@ __all__ = [
 ]
 
 # Part of every fingerprint: raise it with any change to the code below that changes a pixel.
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 
 DECODES = ("exact", "fast")
 RESIZES = ("stretch", "crop", "pad")
@@ -58,17 +60,20 @@ _CROP_FRACTION = 0.875
 # What a file may begin with, and what reads it. Pillow knows some forty more formats, few of them
 # hardened against hostile files; a photograph comes in one of these.
 _FORMATS = (
-    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    (b"RIFF", WebPImagePlugin.WebPImageFile),
-    (b"GIF87a", GifImagePlugin.GifImageFile),
-    (b"GIF89a", GifImagePlugin.GifImageFile),
-    (b"BM", BmpImagePlugin.BmpImageFile),
-    (b"II*\x00", TiffImagePlugin.TiffImageFile),
-    (b"MM\x00*", TiffImagePlugin.TiffImageFile),
-    (b"II+\x00", TiffImagePlugin.TiffImageFile),
-    (b"MM\x00+", TiffImagePlugin.TiffImageFile),
+    (b"\xff\xd8\xff", "jpeg", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", "png", PngImagePlugin.PngImageFile),
+    (b"RIFF", "webp", WebPImagePlugin.WebPImageFile),
+    (b"GIF87a", "gif", GifImagePlugin.GifImageFile),
+    (b"GIF89a", "gif", GifImagePlugin.GifImageFile),
+    (b"BM", "bmp", BmpImagePlugin.BmpImageFile),
+    (b"II*\x00", "tiff", TiffImagePlugin.TiffImageFile),
+    (b"MM\x00*", "tiff", TiffImagePlugin.TiffImageFile),
+    (b"II+\x00", "tiff", TiffImagePlugin.TiffImageFile),
+    (b"MM\x00+", "tiff", TiffImagePlugin.TiffImageFile),
 )
+FORMATS = tuple(dict.fromkeys(name for _, name, _ in _FORMATS))
+# Larger files are no photographs; they are read into memory whole.
+_MOST_BYTES = 2 * 1024**3
 
 # What names of such files end with.
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -145,6 +150,8 @@ class ImageSpec:
     decode : {"exact", "fast"}
         "fast" lets the JPEG decoder halve large pictures while it decodes them, as often as they
         stay larger than what is needed: less to decode and to resize, and slightly other pixels.
+    formats : tuple of str
+        Those of `FORMATS` that are read; files of others are refused.
     """
 
     height: int | None
@@ -154,6 +161,7 @@ class ImageSpec:
     interpolation: str = "bilinear"
     max_pixels: int = 178_956_970
     decode: str = "exact"
+    formats: tuple = FORMATS
 
     def fingerprint(self):
         """Return text that changes with everything that changes a pixel."""
@@ -227,6 +235,8 @@ class Images:
         if self.kind == "path":
             try:
                 with open(item, "rb") as file:
+                    if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+                        raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
                     return file.read()
             except Exception as error:
                 raise ImageError(item, _reason(error)) from error
@@ -371,11 +381,17 @@ def _open(data, spec):
     """
     if not data:
         raise ValueError("it is empty")
-    reader = next((reader for magic, reader in _FORMATS if data.startswith(magic)), None)
+    format, reader = next(
+        ((name, reader) for magic, name, reader in _FORMATS if data.startswith(magic)), (None, None)
+    )
     if reader is None:
         raise ValueError(
             f"no JPEG, PNG, WebP, GIF, BMP or TIFF image; it begins with {data[:16]!r}"
         )
+    if format not in spec.formats:
+        raise ValueError(f"it is a {format} image, and formats={tuple(spec.formats)!r}")
+    if format == "jpeg":
+        data = _expose_cuts(data)
     try:
         image = reader(io.BytesIO(data))
     except SyntaxError as error:  # what Pillow says of a header that makes no sense
@@ -391,6 +407,63 @@ def _open(data, spec):
         image.draft(None, needed[::-1] if on_side else needed)
     image.load()
     return image
+
+
+# In place of the marker at the end of a JPEG file: 64 bits of what no Huffman code begins with.
+_NO_END = b"\xff\x00" * 8
+# The next marker in compressed data, where 255 is followed by 0 and restarts may stand.
+_NO_FILL = re.compile(rb"[^\xff]")
+# Encoders write about ten; each takes time for all pixels, even if it takes no room in the file.
+_MOST_SCANS = 100
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+def _expose_cuts(data):
+    """Return a JPEG file changed so that Pillow notices where its data end too soon.
+
+    If a file was cut off and closed by an end marker, libjpeg paints the rest gray and gives a
+    warning that Pillow hides. Without the marker Pillow waits for more data and then tells. A few
+    bytes stand in for it, because the decoder looks ahead; they are not enough for one more block.
+    A file of several scans needs its end, but if it was cut off it lacks some of its scans.
+    """
+    place, missing, n_scans = 2, {}, 0
+    try:
+        while (marker := data[place + 1]) != 0xD9:
+            if marker == 0xFF:
+                # Markers may be preceded by any number of these.
+                place = _NO_FILL.search(data, place + 2).start() - 1
+                continue
+            if data[place] != 0xFF or 0xD0 <= marker <= 0xD7:
+                return data
+            length = int.from_bytes(data[place + 2 : place + 4], "big")
+            segment = data[place + 4 : place + 2 + length]
+            place += 2 + length
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                kind, n_components = marker, segment[5]
+                # Coefficients of each component that no scan has brought to the last bit.
+                missing = {segment[6 + 3 * i]: set(range(64)) for i in range(n_components)}
+            elif marker == 0xDA:
+                if kind in (0xC0, 0xC1) and segment[0] == n_components:
+                    end = data.find(b"\xff\xd9", place)
+                    return data if end < 0 else data[:end] + _NO_END
+                last_bit = segment[-1] & 15
+                coefficients = range(segment[-3], segment[-2] + 1)
+                for i in range(segment[0]):
+                    if last_bit == 0:
+                        missing[segment[1 + 2 * i]].difference_update(coefficients)
+                found = _MARKER.search(data, place)
+                if found is None:
+                    return data
+                place = found.start()
+                n_scans += 1
+                if n_scans > _MOST_SCANS:
+                    raise ValueError(f"it has more than {_MOST_SCANS} scans")
+    except (AttributeError, IndexError, KeyError, UnboundLocalError):
+        # Pillow says what is wrong with it.
+        return data
+    if any(missing.values()):
+        raise ValueError("it was cut off: scans are missing, though its end is marked")
+    return data
 
 
 def _turn(image):

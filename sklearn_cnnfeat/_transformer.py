@@ -21,6 +21,7 @@ from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
 from sklearn_cnnfeat._home import home_folder
 from sklearn_cnnfeat._images import (
     DECODES,
+    FORMATS,
     INTERPOLATIONS,
     RESIZES,
     ImageSpec,
@@ -149,8 +150,20 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         images), does: raise an error that names it, or make its row NaN, with one warning that
         lists all such images.
 
+    trusted : bool, default=False
+        Whether the files of `model` and `weights` come from somebody whose programs you would
+        run. Model files can hold code and the names of other files. False looks into a file
+        before Keras does, and refuses it if there is anything in it besides layers of Keras' own
+        that compute and do nothing else; custom and `Lambda` layers need True. Models that are
+        passed themselves are your own, whatever this says.
+
     max_pixels : int, default=178956970
         Images of more pixels than this are refused before they are decoded.
+
+    formats : sequence of {"jpeg", "png", "webp", "gif", "bmp", "tiff"}, default=None
+        Kinds of image files that are read, told by their content; others are refused as
+        unreadable. None stands for all of these. Each kind has a decoder of its own in Pillow:
+        who reads pictures from strangers may do with fewer.
 
     n_jobs : int, default=None
         Threads for decoding and for the network. None stands for all cores that this process may
@@ -239,7 +252,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         "calibration": "no_validation",
         "cache": ["boolean", str, os.PathLike, FeatureCache, None],
         "on_error": [StrOptions({"raise", "nan"})],
+        "trusted": ["boolean"],
         "max_pixels": [Interval(Real, 1, None, closed="left")],
+        "formats": [list, tuple, set, frozenset, None],
         "n_jobs": [
             Interval(Integral, 1, None, closed="left"),
             Interval(Integral, None, -1, closed="right"),
@@ -276,7 +291,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         calibration=None,
         cache=None,
         on_error="raise",
+        trusted=False,
         max_pixels=178_956_970,
+        formats=None,
         n_jobs=None,
         random_state=None,
         verbose=0,
@@ -299,7 +316,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         self.calibration = calibration
         self.cache = cache
         self.on_error = on_error
+        self.trusted = trusted
         self.max_pixels = max_pixels
+        self.formats = formats
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
@@ -329,6 +348,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         ------
         ValueError
             If `X`, a parameter or the model does not fit; the message says what would.
+        UntrustedModelError
+            If a model file holds more than Keras' own layers and ``trusted=False``.
         WeightsNotFoundError
             If the published weights are not here and cannot be downloaded.
         """
@@ -364,6 +385,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         return self._transform(self._fit(X))
 
     def _fit(self, X):
+        _check_formats(self.formats)
         images = self._read(X, reset=True)
         self._prepare(self._make_spec(images), images)
         if len(set(self.layer_names_)) < len(self.layer_names_):
@@ -455,7 +477,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         if architecture is None:
             _check_model_file(path)
             self._check_no_weights()
-            return Source("file", os.path.abspath(path))
+            return Source("file", os.path.abspath(path), trusted=bool(self.trusted))
         if weights is not None and weights != "imagenet":
             weights = os.path.abspath(os.fspath(weights))
             if not os.path.isfile(weights):
@@ -472,6 +494,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             weights="random" if weights is None else weights,
             include_top=any(architecture.needs_top(layer, weights) for layer in layers),
             seed=seed,
+            trusted=bool(self.trusted),
         )
 
     def _check_no_weights(self):
@@ -664,6 +687,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             interpolation=self.interpolation,
             max_pixels=self.max_pixels,
             decode=self.decode,
+            formats=_check_formats(self.formats),
         )
 
     def _open_cache(self):
@@ -839,6 +863,17 @@ def _check_input_size(input_size, max_pixels):
             f"max_pixels={max_pixels:,}."
         )
     return height, width
+
+
+def _check_formats(formats):
+    if formats is None:
+        return FORMATS
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(
+            f"formats must be some of {', '.join(map(repr, FORMATS))}. Got {formats!r} instead."
+        )
+    return tuple(name for name in FORMATS if name in formats)
 
 
 def _check_model_file(path):

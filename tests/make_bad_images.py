@@ -80,11 +80,13 @@ def bad_images(seed=0):
     """Yield `BadImage` values; the same ones for the same seed."""
     good = good_images()
     yield from truncated(good)
+    yield from closed(good)
     yield from flipped(good, random.Random(seed))
     yield from lying()
     yield from mistaken(good)
     yield from odd_exif()
     yield from tiny()
+    yield from odd_modes()
 
 
 def truncated(good, cuts=60):
@@ -93,6 +95,37 @@ def truncated(good, cuts=60):
         middle = range(16, len(data) - 16, max(1, len(data) // cuts))
         for length in [*range(16), *middle, *range(len(data) - 16, len(data))]:
             yield BadImage(f"cut_{length}_{name}", data[:length], "whole", data)
+
+
+def closed(good, cuts=12):
+    """Cut JPEG files off in their data and close them with the marker of an end.
+
+    A decoder that is content with that paints the rest gray.
+    """
+    for name in ("baseline.jpg", "restart.jpg", "gray.jpg", "cmyk.jpg", "mpo.jpg"):
+        data = good[name]
+        start = data.index(b"\xff\xda") + 20
+        end = data.index(b"\xff\xd9", start)
+        # The last few bytes are those of the very last block.
+        for length in range(start, end - 60, (end - start) // cuts):
+            yield BadImage(f"closed_{length}_{name}", _close(data[:length]), "error")
+    data = good["progressive.jpg"]
+    scans = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
+    for length in range(scans[0] + 20, scans[-1], (scans[-1] - scans[0]) // cuts):
+        yield BadImage(f"closed_{length}_progressive.jpg", _close(data[:length]), "error")
+    yield BadImage("many_scans.jpg", many_scans(data, 2000), "error")
+    for number, place in enumerate(scans):
+        yield BadImage(f"closed_scan_{number}_progressive.jpg", _close(data[:place]), "error")
+
+
+def many_scans(progressive, n_scans):
+    """Return a progressive JPEG file whose last scan comes again and again."""
+    start = progressive.rindex(b"\xff\xda")
+    return progressive[:start] + progressive[start:-2] * n_scans + b"\xff\xd9"
+
+
+def _close(data):
+    return data.removesuffix(b"\xff") + b"\xff\xd9"
 
 
 def flipped(good, chance, flips=25):
@@ -110,6 +143,8 @@ def flipped(good, chance, flips=25):
 
 def lying():
     """Promise sizes that are not there, up to decompression bombs."""
+    for format, data in small_headers(13_000, 13_000).items():
+        yield BadImage(f"within_limits.{format}", data, "any" if format == "gif" else "error")
     for width, height in [(20_000, 20_000), (30_000, 30_000), (65_000, 65_000), (65_000, 65_535)]:
         size = f"{width}x{height}"
         for format, data in small_headers(width, height).items():
@@ -246,6 +281,24 @@ def tiny():
         for mode, format in [("RGB", "PNG"), ("L", "JPEG"), ("1", "PNG"), ("P", "GIF")]:
             name = f"tiny_{size[0]}x{size[1]}_{mode}.{format.lower()}"
             yield BadImage(name, encode(Image.new(mode, size, 1), format), "image")
+
+
+def odd_modes():
+    """Pictures of few, many and other channels and bits."""
+    image = picture()
+    for format, modes in [("PNG", "1 L LA P RGBA"), ("TIFF", "1 L LA P RGBA CMYK LAB YCbCr")]:
+        for mode in modes.split():
+            data = encode(image.convert(mode) if mode != "LAB" else _lab(image), format)
+            yield BadImage(f"mode_{mode}.{format.lower()}", data, "image")
+    gray = np.asarray(image.convert("L"))
+    for kind, expect in [("uint16", "image"), ("int32", "error"), ("float32", "error")]:
+        values = gray.astype(kind) * (200 if kind == "uint16" else 90_000)
+        data = encode(Image.fromarray(values), "TIFF")
+        yield BadImage(f"mode_{kind}.tiff", data, expect)
+
+
+def _lab(image):
+    return Image.frombytes("LAB", image.size, image.tobytes())
 
 
 def make_bad_images(folder, seed=0):

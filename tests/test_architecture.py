@@ -25,6 +25,7 @@ ROOMS = {
     "PIL": {"_images.py"},
     "pyarrow": {"_sinks.py"},
     "zarr": {"_sinks.py"},
+    "h5py": {"_network/_inspect.py"},
     "sqlite3": {"_cache.py", "_database.py"},
 }
 

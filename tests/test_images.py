@@ -1,6 +1,8 @@
 import io
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -331,6 +333,105 @@ def test_bad_images_are_refused_by_name_or_read_whole(resize):
             assert bad.expect != "image", str(error)
             outcomes.add((bad.expect, "refused"))
     assert len(outcomes) == 6  # the corpus does hold all sorts
+
+
+def test_bad_images_cost_little():
+    """In a process of its own: no crash, no file that takes long, and bounded memory."""
+    code = """
+import resource, time, warnings
+from make_bad_images import bad_images
+from sklearn_cnnfeat._images import ImageError, ImageSpec, as_images
+warnings.simplefilter("ignore")
+images = as_images([b"x"])
+slowest, counts = 0.0, [0, 0]
+for bad in bad_images():
+    for spec in (ImageSpec(None, None, 3), ImageSpec(224, 224, 3, "crop", decode="fast")):
+        start = time.perf_counter()
+        try:
+            images.decode(bad.data, spec, bad.name)
+            counts[0] += 1
+        except ImageError as error:
+            assert error.name == bad.name
+            counts[1] += 1
+        slowest = max(slowest, time.perf_counter() - start)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(*counts, slowest, peak)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    n_read, n_refused, slowest, peak = map(float, done.stdout.split())
+    assert n_read > 1000 and n_refused > 2000
+    assert slowest < 10
+    if sys.platform == "linux":  # elsewhere it is counted in other units
+        assert peak < 500
+
+
+@pytest.mark.parametrize("suffix", [b"", b"junk" * 100, b"\xff\xd9" * 9])
+def test_good_jpegs_are_not_taken_for_cut_off(suffix):
+    """Every way of writing JPEG files, with what cameras put in front of and behind the data."""
+    thumbnail = encode(picture(16, 12), "JPEG")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + thumbnail
+    flat = Image.new("RGB", (50, 40), (128, 128, 128))
+    for image in (picture(), picture(333, 217), picture(8, 8), picture(1, 1), flat):
+        for mode in ("RGB", "L", "CMYK"):
+            for options in (
+                {},
+                {"quality": 1},
+                {"quality": 100, "subsampling": 0},
+                {"optimize": True},
+                {"progressive": True},
+                {"restart_marker_blocks": 3},
+                {"restart_marker_rows": 1, "progressive": True},
+                {"exif": exif},
+                {"comment": b"\xff\xd9 \xff\xda " * 20},
+            ):
+                data = encode(image.convert(mode), "JPEG", **options)
+                expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                assert_array_equal(decode_one(data + suffix), expected)
+
+
+def test_photographs_are_not_taken_for_cut_off(photos):
+    for path in photos:
+        assert_array_equal(decode_one(path), np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_a_cut_off_photograph_is_told_though_its_end_is_marked(photos):
+    data = Path(photos[0]).read_bytes()
+    for part in (0.2, 0.5, 0.9, 0.99):
+        cut = data[: int(part * len(data))].removesuffix(b"\xff") + b"\xff\xd9"
+        assert np.asarray(Image.open(io.BytesIO(cut))).any()  # Pillow reads it
+        with pytest.raises(ImageError, match="image file is truncated"):
+            decode_one(cut)
+    buffer = io.BytesIO()
+    Image.open(photos[0]).save(buffer, "JPEG", progressive=True)
+    last_scan = buffer.getvalue().rindex(b"\xff\xda")
+    for part in (0.2, 0.5, 0.9, 1):
+        cut = buffer.getvalue()[: int(part * last_scan)].removesuffix(b"\xff")
+        with pytest.raises(ImageError, match="scans are missing"):
+            decode_one(cut + b"\xff\xd9")
+
+
+def test_formats_can_be_fewer():
+    spec = ImageSpec(20, 24, 3, formats=("jpeg", "png"))
+    good = good_images()
+    for name, data in good.items():
+        if name.endswith((".jpg", ".png")):
+            assert decode_one(data, spec).shape == (20, 24, 3)
+        else:
+            with pytest.raises(
+                ImageError, match=r"it is a \w+ image, and formats=\('jpeg', 'png'\)"
+            ):
+                decode_one(data, spec)
+
+
+def test_enormous_files_are_not_read(tmp_path):
+    path = tmp_path / "film.jpg"
+    with open(path, "wb") as file:
+        file.truncate(2 * 1024**3 + 1)  # of nothing, and without taking room
+    with pytest.raises(ImageError, match="larger than 2,147,483,648 bytes"):
+        decode_one(path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer
+from sklearn_cnnfeat._network._inspect import UntrustedModelError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 keras = pytest.importorskip("keras")
@@ -743,14 +744,23 @@ def test_a_file_with_a_custom_layer(tmp_path):
     model.save(path)
     X = pictures(2, 12, 12)
     expected = predict_layers(model, ["swish"], X)[0]
-    assert_equal_to_rounding(CNNFeatureTransformer(path, "swish").fit_transform(X), expected)
+    with pytest.raises(UntrustedModelError, match=r"its layer 'swish' holds a .*trusted=True"):
+        CNNFeatureTransformer(path, "swish").fit(X)
+    cnn = CNNFeatureTransformer(path, "swish", trusted=True)
+    assert_equal_to_rounding(cnn.fit_transform(X), expected)
 
 
 def test_a_file_that_holds_code_is_refused(tmp_path):
     path = tmp_path / "model.keras"
-    keras.Sequential([keras.Input((12, 12, 3)), layers.Lambda(lambda x: x * 2)]).save(path)
-    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*it holds code.*pass the model"):
-        CNNFeatureTransformer(path, "last").fit(pictures(2, 12, 12))
+    model = keras.Sequential(
+        [keras.Input((12, 12, 3)), layers.Lambda(lambda x: x * 2, output_shape=(12, 12, 3))]
+    )
+    model.save(path)
+    X = pictures(2, 12, 12)
+    with pytest.raises(UntrustedModelError, match=re.escape(str(path)) + ".*Python code.*trusted"):
+        CNNFeatureTransformer(path, "last").fit(X)
+    trusted = CNNFeatureTransformer(path, "last", trusted=True).fit_transform(X)
+    np.testing.assert_array_equal(trusted, X.reshape(2, -1) * np.float32(2))
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -759,7 +769,7 @@ def test_files_that_are_no_models(suffix, content, tmp_path):
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
     message = f"{str(path)!r} is no Keras model: it begins with {content[:8]!r}"
-    if content.startswith(b"PK"):
+    if content.startswith(b"PK") and suffix == ".keras":
         message = f"{str(path)!r} cannot be read as a Keras model"
     with pytest.raises(ValueError, match=re.escape(message)):
         CNNFeatureTransformer(path, "last").fit(pictures(2, 12, 12))

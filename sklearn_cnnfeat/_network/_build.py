@@ -22,6 +22,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from sklearn_cnnfeat._network._inspect import (
+    INSPECTION,
+    REFUSED_LAYERS,
+    ModelFileError,
+    UntrustedModelError,
+    inspected_copy,
+)
 from sklearn_cnnfeat._network._layers import Layer, LayerNotFoundError, find_layer, sentence
 from sklearn_cnnfeat._network._pooling import needs_fixed_size, pool, pooled_shape
 from sklearn_cnnfeat._network._spec import Head, NetworkInfo, digest_of_file
@@ -30,10 +37,6 @@ from sklearn_cnnfeat._network._zoo import find_architecture
 
 class WeightsNotFoundError(OSError):
     """Published weights are neither on this machine nor could they be downloaded."""
-
-
-class ModelFileError(ValueError):
-    """A file cannot be read as a Keras model or as weights of the network."""
 
 
 _MAX_CONSTANT_BYTES = 256 * 1024**2
@@ -185,7 +188,8 @@ def has_lasting_identity(model):
         elif isinstance(value, dict):
             if "class_name" in value:
                 module = value.get("module") or ""
-                if not module.startswith("keras") or value["class_name"] in ("Lambda", "function"):
+                not_own = {"Lambda", "function"} | REFUSED_LAYERS
+                if not module.startswith("keras") or value["class_name"] in not_own:
                     return False
             pending.extend(value.values())
     return True
@@ -248,36 +252,58 @@ def load_network(source, input_size):
     """Return the `keras.Model` of a zoo or file source, built for images of `input_size`."""
     if source.kind == "file":
         # A search over layers asks for the same network again and again; a file may change.
-        return _load_file(source.name, digest_of_file(source.name))
+        return _load_file(source.name, _digest_now(source, source.name), source.trusted)
     path = source.weights
     if path == "imagenet":
         path = download_weights(source, input_size)
-    digest = None if path == "random" else digest_of_file(path)
+    digest = None if path == "random" else _digest_now(source, path)
     return _load_from_zoo(replace(source, digest=digest), input_size, path)
 
 
-@lru_cache(maxsize=1)
-def _load_file(path, _digest):
-    keras = import_keras()
-    with open(path, "rb") as file:
-        begin = file.read(8)
-    if not begin.startswith((b"PK\x03\x04", b"\x89HDF")):
-        # Keras would say that it cannot find the file.
-        raise ModelFileError(f"{path!r} is no Keras model: it begins with {begin!r}.")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:
-        problem = _first_line(error)
-        if "File not found" in problem:
-            problem = "the archive is damaged or cut off."
-        elif "safe_mode" in str(error):
-            problem = (
-                "it holds code (a Lambda layer, say). If you trust where it comes from, load it "
-                "with keras.saving.load_model(path, safe_mode=False) and pass the model itself."
-            )
+def _digest_now(source, path):
+    """Return the digest of a file, which must be the one that it had in fit."""
+    digest = digest_of_file(path)
+    if source.digest not in (None, digest):
         raise ModelFileError(
-            f"{path!r} cannot be read as a Keras model (.keras or .h5): {problem}"
-        ) from error
+            f"{str(path)!r} has changed since fit, and the compiled network of that time is gone. "
+            "Call fit again."
+        )
+    return digest
+
+
+def inspection_of(source):
+    """Return what to note down of a network loaded from `source`: how its file was inspected."""
+    return None if source.trusted else INSPECTION
+
+
+def inspect_again(source, input_size):
+    """Raise if the file of `source` would be refused; nothing is loaded."""
+    what = "model" if source.kind == "file" else "weights"
+    path = source.name if source.kind == "file" else source.weights
+    if path == "imagenet":
+        path = download_weights(source, input_size)
+    with inspected_copy(path, source.digest, what):
+        pass
+
+
+def _opened(path, digest, trusted, what):
+    """Yield a path that Keras may read: what trusted files hold is their owners' affair."""
+    return nullcontext(path) if trusted else inspected_copy(path, digest, what)
+
+
+@lru_cache(maxsize=1)
+def _load_file(path, digest, trusted):
+    with _opened(path, digest, trusted, "model") as readable:
+        keras = import_keras()
+        try:
+            return keras.saving.load_model(readable, compile=False, safe_mode=not trusted)
+        except Exception as error:
+            problem = _first_line(error)
+            if "File not found" in problem:
+                problem = "the archive is damaged or cut off."
+            raise ModelFileError(
+                f"{path!r} cannot be read as a Keras model (.keras or .h5): {problem}"
+            ) from error
 
 
 @lru_cache(maxsize=1)
@@ -287,7 +313,10 @@ def _load_from_zoo(source, input_size, path):
     if path == "random":
         return model
     try:
-        model.load_weights(path)
+        with _opened(path, source.digest, source.trusted, "weights") as readable:
+            model.load_weights(readable)
+    except UntrustedModelError:
+        raise
     except Exception as error:
         version = "with" if source.include_top else "without"
         hint = " If it was downloaded, delete it so that it is downloaded again."
@@ -668,17 +697,18 @@ def build_graph(spec, model=None):
     graph : Graph
         The network, which follows what happens to its model until it is frozen or written.
     """
-    keras = import_keras()
-    import tensorflow as tf
-
     where = describe(spec.source)
     if model is None:
+        # First of all: a file that is refused costs no import.
         model = load_network(spec.source, spec.input_size)
     elif digest_of_model(model) != spec.source.digest:
         raise RuntimeError(
             f"{sentence(where)} has changed since fit, and the compiled network of that time is "
             "gone. Call fit again."
         )
+    keras = import_keras()
+    import tensorflow as tf
+
     height, width, channels = _choose_input_shape(spec, check_input(model, where), where)
     heads = []
 

@@ -99,6 +99,11 @@ def check_precision(precision, engine):
         )
 
 
+def has_fast_bfloat16():
+    """Whether OpenVINO computes in bfloat16 on this processor, and not slower than in float32."""
+    return _has_openvino() and _engines.supports_bfloat16()
+
+
 def choose_engine():
     """Return the engine that ``engine="auto"`` means on this machine."""
     if not _has_openvino():
@@ -123,7 +128,18 @@ class Program:
         What computes it.
     """
 
-    def __init__(self, spec, info, engine, *, folder=None, network=None, graph=None, reason=None):
+    def __init__(
+        self,
+        spec,
+        info,
+        engine,
+        *,
+        folder=None,
+        network=None,
+        graph=None,
+        reason=None,
+        inspection=...,
+    ):
         self.spec = spec
         self.info = info
         self.engine = engine
@@ -131,6 +147,8 @@ class Program:
         self.reason = reason
         # Whether its fingerprint means the same numbers in every process.
         self.is_lasting = folder is not None
+        # How the file that it was made from was inspected; None where it was trusted instead.
+        self.inspection = _build.inspection_of(spec.source) if inspection is ... else inspection
         self.model = None
         self._folder = folder
         self._network = network
@@ -234,11 +252,22 @@ def open_program(spec, engine, model=None, announce=None, calibrate=None):
             if len(_programs) > MAX_IN_MEMORY:
                 _programs.popitem(last=False)
         _programs.move_to_end(key)
+        _check_trust(program, spec)
     if program.engine != wanted:
         if engine != "auto":
             raise EngineError(program.reason)
         warnings.warn(program.reason + " Keras computes it instead.", EngineWarning, stacklevel=4)
     return program
+
+
+def _check_trust(program, spec):
+    """Refuse a program to who does not trust its file, if only somebody else did."""
+    source = spec.source
+    comes_from_file = source.kind == "file" or (source.kind == "zoo" and source.weights != "random")
+    wanted = _build.inspection_of(source)
+    if comes_from_file and wanted is not None and program.inspection != wanted:
+        _build.inspect_again(source, spec.input_size)
+        program.inspection = wanted
 
 
 def note_part(spec, info, engine, whole, model=None):
@@ -250,7 +279,10 @@ def note_part(spec, info, engine, whole, model=None):
     folder = home_folder() / "programs" / key
     with _lock:
         if key not in _programs and not (folder / _RECORD).exists():
-            _write(folder, Program(spec, info, whole.engine, reason=whole.reason))
+            part = Program(
+                spec, info, whole.engine, reason=whole.reason, inspection=whole.inspection
+            )
+            _write(folder, part)
 
 
 def _key(spec, engine, model):
@@ -367,6 +399,7 @@ def _write(folder, program):
                 "info": program.info.to_json(),
                 "engine": program.engine,
                 "reason": program.reason,
+                "inspection": program.inspection,
                 "files": {},
             }
             if program._network is not None:
@@ -403,16 +436,39 @@ def _write(folder, program):
         return False
 
 
+def _read_record(folder):
+    """Return what is written down of the program in `folder`, and raise if a file is damaged."""
+    envelope = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    if digest_of_text(envelope["record"]) != envelope["sha256"]:
+        raise ValueError("its record is damaged")
+    record = json.loads(envelope["record"])
+    for name, digest in record["files"].items():
+        if digest_of_file(folder / name) != digest:
+            raise ValueError(f"{name} is damaged")
+    return record
+
+
+def check_programs():
+    """Read all programs on the disk; return how many are sound, names of the others, and bytes."""
+    sound, damaged, n_bytes = 0, [], 0
+    parent = home_folder() / "programs"
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if folder.name.startswith(_UNFINISHED) or not folder.is_dir():
+            continue
+        try:
+            _read_record(folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            damaged.append(folder.name)
+        else:
+            sound += 1
+        n_bytes += sum(file.stat().st_size for file in folder.iterdir())
+    return sound, damaged, n_bytes
+
+
 def _read(folder, spec):
     """Return the program in `folder`; None where there is none or it is damaged."""
     try:
-        envelope = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        if digest_of_text(envelope["record"]) != envelope["sha256"]:
-            raise ValueError("its record is damaged")
-        record = json.loads(envelope["record"])
-        for name, digest in record["files"].items():
-            if digest_of_file(folder / name) != digest:
-                raise ValueError(f"{name} is damaged")
+        record = _read_record(folder)
     except (FileNotFoundError, NotADirectoryError):
         if not folder.is_dir():
             return None
@@ -426,7 +482,14 @@ def _read(folder, spec):
             # A read-only folder serves programs as well; only their age is not noted.
             pass
         info = NetworkInfo.from_json(record["info"])
-        return Program(spec, info, record["engine"], folder=folder, reason=record["reason"])
+        return Program(
+            spec,
+            info,
+            record["engine"],
+            folder=folder,
+            reason=record["reason"],
+            inspection=record.get("inspection"),
+        )
     warnings.warn(
         f"The compiled network in {folder} cannot be used ({problem}); it is compiled again.",
         ProgramWarning,

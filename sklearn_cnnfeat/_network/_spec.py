@@ -26,10 +26,13 @@ class Source:
     seed: int | None = None
     # SHA-256 of the weights file, of the model file, or of an object's configuration and weights.
     digest: str | None = None
+    # Whether a file may hold more than Keras' own layers: code, say.
+    trusted: bool = False
 
     def identity(self):
         """Return what the numbers depend on: content, never where it lies."""
         identity = asdict(self)
+        del identity["trusted"]
         if self.kind != "zoo":
             del identity["name"]
         if self.weights not in ("imagenet", "random", "own"):

@@ -1,0 +1,287 @@
+"""What is installed and whether it works: for bug reports, and for who has just installed it."""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import joblib
+import numpy as np
+import psutil
+
+from sklearn_cnnfeat._cache import FeatureCache
+from sklearn_cnnfeat._home import home_folder, make_private_folder
+from sklearn_cnnfeat._network import _build, _programs
+from sklearn_cnnfeat._network._spec import installed_version
+from sklearn_cnnfeat._network._zoo import find_architecture, keras_home, list_models
+from sklearn_cnnfeat._stream import thread_count
+from sklearn_cnnfeat._transformer import CNNFeatureTransformer
+
+_DISTRIBUTION = "sklearn-cnnfeat"
+_DEPENDENCIES = (
+    *("scikit-learn", "numpy", "scipy", "pandas", "polars", "pillow", "joblib", "tensorflow"),
+    *("keras", "openvino", "nncf", "h5py", "matplotlib"),
+)
+# Variables that change what this package, or what it runs on, does.
+_VARIABLES = (
+    *("SKLEARN_CNNFEAT_HOME", "KERAS_HOME", "KERAS_BACKEND", "OMP_NUM_THREADS"),
+    *("CUDA_VISIBLE_DEVICES", "TF_ENABLE_ONEDNN_OPTS"),
+)
+# Of the largest value: what float32 leaves when sums are taken in another order.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check of an installation found.
+
+    Attributes
+    ----------
+    name : str
+        What was looked at.
+    status : {"ok", "note", "failed"}
+        "note" is something that may be meant so; "failed" needs to be mended.
+    detail : str
+        What was found, and what to do about it.
+    """
+
+    name: str
+    status: str
+    detail: str
+
+
+def show_versions():
+    """Print what a bug report needs: versions, engines, threads and folders.
+
+    Neither TensorFlow nor OpenVINO is loaded, and nothing is sent anywhere.
+
+    See Also
+    --------
+    sklearn.show_versions : The same for scikit-learn and its libraries of linear algebra.
+
+    Examples
+    --------
+    >>> from sklearn_cnnfeat import show_versions
+    >>> show_versions()
+    System:
+        python: 3...
+    """
+    for title, facts in _facts().items():
+        print(f"{title}:")
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            print(f"    {name:>{width}}: {value}")
+        print()
+
+
+def _facts():
+    memory = psutil.virtual_memory()
+    return {
+        "System": {
+            "python": sys.version.replace("\n", " "),
+            "executable": sys.executable,
+            "machine": platform.platform(),
+            "memory": f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free",
+        },
+        "Packages": {
+            name: installed_version(name) or "not installed"
+            for name in (_DISTRIBUTION, *_DEPENDENCIES)
+        },
+        "Computing": {
+            "engine='auto'": _programs.choose_engine(),
+            "cores": joblib.cpu_count(),
+            "threads with n_jobs=None": thread_count(None),
+        },
+        "Folders and variables": {
+            "programs and features": home_folder(),
+            "weights of Keras": keras_home() / "models",
+            **{name: os.environ.get(name, "not set") for name in _VARIABLES},
+        },
+    }
+
+
+def diagnose(cache=None):
+    """Check an installation, one thing after another.
+
+    Parameters
+    ----------
+    cache : path, default=None
+        Folder of the feature cache to be checked; None stands for the one of ``cache=True``.
+
+    Yields
+    ------
+    check : Check
+        As soon as it has been made.
+    """
+    for name, check in (
+        ("packages", _check_packages),
+        ("engine", _check_engine),
+        ("precision", _check_precision),
+        ("home folder", _check_home),
+        ("compiled networks", _check_programs),
+        ("feature cache", lambda: _check_cache(cache)),
+        ("published weights", _check_weights),
+        ("self-test", _check_numbers),
+    ):
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                status, detail = check()
+        except Exception as error:
+            status, detail = "failed", f"{type(error).__name__}: {error}"
+        ours = [w for w in caught if w.category.__module__.startswith("sklearn_cnnfeat")]
+        if ours:
+            status = "note" if status == "ok" else status
+            detail += " " + " ".join(str(w.message) for w in ours)
+        yield Check(name, status, detail)
+
+
+def doctor(cache=None):
+    """Print versions and the checks of an installation.
+
+    Parameters
+    ----------
+    cache : path, default=None
+        As for `diagnose`.
+
+    Returns
+    -------
+    exit_status : int
+        0 if all is well, 1 if a check has failed.
+    """
+    show_versions()
+    failed = 0
+    for check in diagnose(cache):
+        print(f"[{check.status:^6}] {check.name}: {check.detail}", flush=True)
+        failed += check.status == "failed"
+    print(f"\n{failed} checks failed." if failed else "\nAll is well.")
+    return 1 if failed else 0
+
+
+def _check_packages():
+    # Comes with Keras.
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(text) for text in requires(_DISTRIBUTION) or ()]
+    except PackageNotFoundError:
+        return "note", f"{_DISTRIBUTION} is not installed, but run from a folder of source."
+    problems, n_known = [], 0
+    for requirement in wanted:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = installed_version(requirement.name)
+        n_known += 1
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            problems.append(f"{requirement} is wanted, {version or 'nothing'} is installed")
+    if problems:
+        return "failed", "; ".join(problems) + f". pip install --upgrade {_DISTRIBUTION} mends it."
+    return "ok", f"all {n_known} that are needed are here, in versions that will do"
+
+
+def _check_engine():
+    engine = _programs.choose_engine()
+    if engine == "openvino":
+        return "ok", "engine='auto' is OpenVINO on this machine"
+    if _build.has_gpu():
+        return "ok", "engine='auto' is Keras, on a GPU"
+    return "note", (
+        "OpenVINO is not installed, so that networks run on Keras, at a third to two thirds of its "
+        "speed: pip install openvino, where there is one for this platform."
+    )
+
+
+def _check_precision():
+    found = ["float32"]
+    if _programs.choose_engine() == "openvino":
+        if _programs.has_fast_bfloat16():
+            found.append("bfloat16 (in hardware)")
+        if installed_version("nncf"):
+            found.append("int8")
+    return "ok", ", ".join(found)
+
+
+def _check_home():
+    folder = home_folder()
+    make_private_folder(folder)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="doctor-") as file:
+        file.write(b"x" * 4096)
+        file.flush()
+    free = shutil.disk_usage(folder).free
+    detail = f"{folder} can be written to; {free / 1e9:.1f} GB are free on its disk"
+    return ("note" if free < 2e9 else "ok"), detail
+
+
+def _check_programs():
+    sound, damaged, n_bytes = _programs.check_programs()
+    detail = f"{sound} in {home_folder() / 'programs'}, {n_bytes / 1e6:.0f} MB"
+    if damaged:
+        names = ", ".join(damaged[:3])
+        return "note", f"{detail}; {len(damaged)} damaged, made anew when next needed: {names}"
+    return "ok", detail
+
+
+def _check_cache(path):
+    folder = Path(home_folder() / "features" if path is None else path)
+    if not folder.exists():
+        return "ok", f"none yet in {folder}"
+    with FeatureCache(folder) as cache:
+        report = cache.verify()
+        info = cache.info()
+    detail = f"{report.rows} sound rows in {folder}, {info.bytes / 1e6:.0f} MB"
+    if report.bad:
+        return "note", f"{detail}; {report.bad} damaged ones were removed"
+    return "ok", detail
+
+
+def _check_weights():
+    found = []
+    for name in list_models():
+        architecture = find_architecture(name)
+        size = (architecture.native_size,) * 2
+        versions = [
+            f"{name} ({'with' if top else 'without'} classifier)"
+            for top in (False, True)
+            if architecture.weights_file(top, size).exists()
+        ]
+        found += versions
+    folder = keras_home() / "models"
+    if not found:
+        return "note", f"none in {folder}; weights='imagenet' downloads them there when needed"
+    return "ok", f"in {folder}: {', '.join(found)}"
+
+
+def _check_numbers():
+    keras = _build.import_keras()
+    initializer = keras.initializers.GlorotUniform(seed=0)
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Rescaling(1 / 255, name="rescale"),
+            keras.layers.Conv2D(
+                8, 3, activation="relu", kernel_initializer=initializer, name="maps"
+            ),
+            keras.layers.GlobalAveragePooling2D(name="mean"),
+        ],
+        name="self_test",
+    )
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    expected = model.predict(images.astype(np.float32), verbose=0)
+    cnn = CNNFeatureTransformer(model, "maps", "avg").fit(images)
+    features = cnn.transform(images)
+    worst = np.abs(features - expected).max() / np.abs(expected).max()
+    if not worst <= _ROUNDING:
+        return "failed", (
+            f"{cnn.engine_} differs from Keras' predict by {worst:.1e} of the largest value; "
+            f"rounding leaves {_ROUNDING:.0e}. Please report it."
+        )
+    if cnn.engine_ == "openvino" and any(
+        (cnn.transform(images[i : i + 1])[0] != features[i]).any() for i in range(len(images))
+    ):
+        return "failed", "an image alone has another row than among others. Please report it."
+    return "ok", f"{cnn.engine_} equals Keras' predict, to {worst:.0e} of the largest value"

@@ -1,0 +1,527 @@
+"""What is in a model file, found out without Keras and before it: only what is known is let in.
+
+Keras builds whatever a file names, with safe_mode=True as well: over the years files have made it
+run code, import modules, and read other files. Here a file is let through if every class in it is
+on a list of Keras' own that compute and do nothing else, if its weights lie in the file itself,
+and if it cannot unpack to much more than it is.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+# Raised whenever something more is refused: what passed an older version is inspected again.
+INSPECTION = 1
+
+# A file may unpack to so many bytes, and to so many times its own size on top.
+_FREE_BYTES = 64 * 1024**2
+_LARGEST_RATIO = 20
+# The configuration of the largest network of Keras Applications is 1 MB of text.
+_MOST_TEXT = 32 * 1024**2
+_DEEPEST = 100
+_MOST_OBJECTS = 200_000
+# Parts of an archive that are kept in memory while they are looked at; larger ones go to the disk.
+_IN_MEMORY = 32 * 1024**2
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.weights.h5"
+_MEMBERS = {_CONFIG, _WEIGHTS, "metadata.json"}
+_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+_MODELS = {"Functional", "Model", "Sequential"}
+# fmt: off
+_LAYERS = set("""
+    Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D
+    AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Add
+    AdditiveAttention AlphaDropout Attention AugMix AutoContrast Average AveragePooling1D
+    AveragePooling2D AveragePooling3D AvgPool1D AvgPool2D AvgPool3D BatchNormalization Bidirectional
+    CategoryEncoding CenterCrop Concatenate ContrastLimitedAdaptiveHistogramEqualization Conv1D
+    Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose ConvLSTM1D ConvLSTM2D ConvLSTM3D
+    Convolution1D Convolution1DTranspose Convolution2D Convolution2DTranspose Convolution3D
+    Convolution3DTranspose Cropping1D Cropping2D Cropping3D CutMix Dense DepthwiseConv1D
+    DepthwiseConv2D Discretization Dot Dropout ELU EinsumDense Embedding Equalization Flatten GRU
+    GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D
+    GlobalAveragePooling3D GlobalAvgPool1D GlobalAvgPool2D GlobalAvgPool3D GlobalMaxPool1D
+    GlobalMaxPool2D GlobalMaxPool3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
+    GroupNormalization GroupQueryAttention HashedCrossing Hashing Identity InputLayer InputSpec LSTM
+    LSTMCell Layer LayerNormalization LeakyReLU Masking MaxNumBoundingBoxes MaxPool1D MaxPool2D
+    MaxPool3D MaxPooling1D MaxPooling2D MaxPooling3D Maximum MelSpectrogram Minimum MixUp
+    MultiHeadAttention Multiply Normalization PReLU Permute Pipeline RMSNormalization RNN
+    RandAugment RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop
+    RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHue
+    RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation
+    RandomSharpness RandomShear RandomTranslation RandomZoom ReLU RepeatVector Rescaling Reshape
+    Resizing ReversibleEmbedding STFTSpectrogram SeparableConv1D SeparableConv2D
+    SeparableConvolution1D SeparableConvolution2D SimpleRNN SimpleRNNCell Softmax Solarization
+    SpatialDropout1D SpatialDropout2D SpatialDropout3D SpectralNormalization StackedRNNCells
+    Subtract ThresholdedReLU TimeDistributed UnitNormalization UpSampling1D UpSampling2D
+    UpSampling3D Wrapper ZeroPadding1D ZeroPadding2D ZeroPadding3D
+    CustomScaleLayer LayerScale
+""".split())
+_PARTS = set("""
+    Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity IdentityInitializer LecunNormal
+    LecunUniform Ones Orthogonal OrthogonalInitializer RandomNormal RandomUniform STFT
+    STFTInitializer TruncatedNormal VarianceScaling Zeros
+    L1 L1L2 L2 OrthogonalRegularizer MaxNorm MinMaxNorm NonNeg UnitNorm
+    DTypePolicy DTypePolicyMap FloatDTypePolicy Policy QuantizedDTypePolicy
+    QuantizedFloat8DTypePolicy AbsMaxQuantizer Float8QuantizationConfig Int4QuantizationConfig
+    Int8QuantizationConfig SeedGenerator
+""".split())
+# Of models that were compiled for training before they became part of another one.
+_TRAINING = set("""
+    BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy
+    CategoricalFocalCrossentropy CategoricalHinge CosineSimilarity Dice Hinge Huber KLDivergence
+    LogCosh MeanAbsoluteError MeanAbsolutePercentageError MeanSquaredError
+    MeanSquaredLogarithmicError Poisson SparseCategoricalCrossentropy SquaredHinge Tversky
+    AUC Accuracy BinaryAccuracy BinaryIoU CategoricalAccuracy F1Score FBetaScore FalseNegatives
+    FalsePositives IoU LogCoshError Mean MeanIoU Precision PrecisionAtRecall R2Score Recall
+    RecallAtPrecision RootMeanSquaredError SensitivityAtSpecificity SparseCategoricalAccuracy
+    SparseTopKCategoricalAccuracy SpecificityAtSensitivity Sum TopKCategoricalAccuracy
+    TrueNegatives TruePositives
+    Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion LossScaleOptimizer Muon Nadam
+    RMSprop SGD CosineDecay CosineDecayRestarts ExponentialDecay InverseTimeDecay
+    PiecewiseConstantDecay PolynomialDecay
+""".split())
+# Values that JSON has no notation for.
+_VALUES = {
+    "__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__",
+    "__tuple__", "TensorShape",
+}
+_FUNCTIONS = set("""
+    celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu
+    linear log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus
+    softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink threshold
+    binary_crossentropy categorical_crossentropy categorical_hinge hinge huber kl_divergence
+    mean_absolute_error mean_squared_error poisson sparse_categorical_crossentropy
+""".split())
+# fmt: on
+_CLASSES = _MODELS | _LAYERS | _PARTS | _TRAINING
+# Where Keras has these classes. Those of its operations ("x * 2" in a Functional model) are too
+# many to list: all in these rooms compute; the operations that take functions are elsewhere.
+_ROOMS = (
+    "activations constraints dtype_policies initializers layers losses metrics models optimizers "
+    "quantizers random regularizers"
+).split()
+_OPERATIONS = {f"keras.src.ops.{room}" for room in ("image", "linalg", "math", "nn", "numpy")}
+_CORE_OPERATIONS = {
+    *("Cast", "ConvertToTensor", "SaturateCast", "Scatter", "ScatterUpdate", "Slice"),
+    *("SliceUpdate", "StopGradient", "Unstack"),
+}
+
+_NOT_LAYERS = _PARTS | _TRAINING | _VALUES | {"function", "__lambda__"}
+
+_REASONS = {
+    "Lambda": "which holds Python code",
+    "__lambda__": "which is Python code",
+    "function": "which is a function that Keras would look up in other modules",
+    "TFSMLayer": "which runs another program, read from a folder that the file names",
+    "TorchModuleWrapper": "which unpickles a PyTorch module, and pickles can hold any code",
+    "FlaxLayer": "which runs code of another framework",
+    "JaxLayer": "which runs code of another framework",
+    "StringLookup": "which can read any file of this machine as its vocabulary",
+    "IntegerLookup": "which can read any file of this machine as its vocabulary",
+    "TextVectorization": "which can read any file of this machine as its vocabulary",
+    "__typespec__": "which looks up classes in other modules",
+    "TypeSpec": "which looks up classes in other modules",
+    "CompositeTensor": "which looks up classes in other modules",
+}
+# Keras' own classes that no file may name; what they compute is not in the file alone.
+REFUSED_LAYERS = {name for name in _REASONS if name[0].isupper()} - {"TypeSpec", "CompositeTensor"}
+
+
+class ModelFileError(ValueError):
+    """A file cannot be read as a Keras model or as weights of the network."""
+
+
+class UntrustedModelError(ModelFileError):
+    """A model file holds something that could do more than compute; it was not loaded."""
+
+
+class _Refused(Exception):
+    """Why a file is refused; becomes an `UntrustedModelError` that names the file."""
+
+
+@contextmanager
+def inspected_copy(path, digest, what="model"):
+    """Copy a file to where nobody else can change it, inspect the copy, and yield its path.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    digest : str
+        Its SHA-256: what is inspected and read is what the name of a program stands for.
+    what : {"model", "weights"}
+        What it is to be loaded as.
+
+    Yields
+    ------
+    copy : pathlib.Path
+        Removed at the end.
+    """
+    with tempfile.TemporaryDirectory(prefix="cnnfeat-") as folder:
+        copy = Path(folder) / os.path.basename(path)
+        computed = hashlib.sha256()
+        with open(path, "rb") as source, open(copy, "wb") as target:
+            while block := source.read(1 << 20):
+                computed.update(block)
+                target.write(block)
+        if computed.hexdigest() != digest:
+            raise ModelFileError(f"{str(path)!r} was changed while it was being read. Try again.")
+        _inspect(copy, path, what)
+        yield copy
+
+
+def inspect_file(path, what="model"):
+    """Raise if a file holds anything but what Keras' own layers need.
+
+    Parameters
+    ----------
+    path : str or path
+        A file that ends in .keras, .h5 or .hdf5.
+    what : {"model", "weights"}
+        Of weights only what is loaded is looked at: no configuration.
+
+    Raises
+    ------
+    UntrustedModelError
+        If it holds anything else; the message names it.
+    ModelFileError
+        If it is damaged, or no such file at all.
+    """
+    _inspect(path, path, what)
+
+
+def _inspect(path, shown, what):
+    name = repr(str(shown))
+    try:
+        with open(path, "rb") as file:
+            inspect_stream(file, str(shown), what)
+    except _Refused as error:
+        raise UntrustedModelError(
+            f"{name} was not loaded, because {error}. A file like this can run code, or read other "
+            "files, with all the rights that you have. If you trust whoever made it as you would "
+            "trust a program of theirs, say trusted=True: the file is then loaded with whatever it "
+            "holds."
+        ) from None
+    except ModelFileError:
+        raise
+    except Exception as error:
+        # Libraries stumble over damaged files in many ways.
+        lines = str(error).splitlines()
+        problem = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        if isinstance(error, zipfile.BadZipFile):
+            problem = "the archive is damaged or cut off."
+        kind = "a Keras model (.keras or .h5)" if what == "model" else "weights of a Keras model"
+        raise ModelFileError(f"{name} cannot be read as {kind}: {problem}") from error
+
+
+def inspect_stream(file, name, what="model"):
+    """Inspect an open file, of which `name` tells the kind; see `inspect_file`.
+
+    Whatever the libraries that read it raise comes through.
+    """
+    begin = file.read(8)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if not name.endswith(_SUFFIXES):
+        raise _Refused(f"its name ends in none of {', '.join(_SUFFIXES)}")
+    is_archive = name.endswith(".keras")
+    if not begin.startswith(b"PK\x03\x04" if is_archive else b"\x89HDF"):
+        kind = "no Keras model" if what == "model" else "no file of weights"
+        raise ModelFileError(f"{name!r} is {kind}: it begins with {begin!r}.")
+    if is_archive:
+        _inspect_archive(file, what)
+        return
+    config = _inspect_hdf5(file, size)
+    if what == "model":
+        if config is None:
+            raise ValueError("it holds weights and no network (no 'model_config').")
+        _inspect_config(_parse(config))
+
+
+# --- archives ---------------------------------------------------------------------------------
+
+
+def _inspect_archive(file, what):
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        for member in members:
+            _check_member(member)
+        (name, count), *_ = Counter(m.filename for m in members).most_common() or [("", 0)]
+        if count > 1:
+            raise _Refused(f"its archive has {name!r} more than once")
+        if what == "model":
+            config = _parse(_read_member(archive, _CONFIG).getvalue())
+            if isinstance(config, dict):
+                # How it was trained is left out by load_model(compile=False).
+                config.pop("compile_config", None)
+            _inspect_config(config)
+        with _read_member(archive, _WEIGHTS) as weights:
+            _inspect_hdf5(weights, archive.getinfo(_WEIGHTS).file_size)
+
+
+def _check_member(member):
+    name = member.filename
+    if name not in _MEMBERS:
+        known = ", ".join(sorted(_MEMBERS))
+        raise _Refused(
+            f"its archive holds {name[:200]!r} besides {known}, a file that layers could read"
+        )
+    if member.flag_bits & 0x1:
+        raise _Refused(f"{name!r} in its archive is encrypted")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _Refused(f"{name!r} in its archive is compressed in an unusual way")
+    most = _MOST_TEXT
+    if name == _WEIGHTS:
+        most = _FREE_BYTES + _LARGEST_RATIO * member.compress_size
+    if member.file_size > most:
+        raise _Refused(
+            f"{name!r} in its archive would unpack to {member.file_size:,} bytes, from "
+            f"{member.compress_size:,}"
+        )
+
+
+def _read_member(archive, name):
+    """Return a member as an open file, in memory or on the disk, and check its checksum."""
+    size = archive.getinfo(name).file_size
+    target = io.BytesIO() if size <= _IN_MEMORY else tempfile.TemporaryFile(prefix="cnnfeat-")
+    try:
+        with archive.open(name) as source:
+            # Not more than was promised, whatever comes out.
+            shutil.copyfileobj(source, target, 1 << 20)
+        target.seek(0)
+    except BaseException:
+        target.close()
+        raise
+    return target
+
+
+# --- weights ----------------------------------------------------------------------------------
+
+
+def _inspect_hdf5(file, size):
+    """Look at every object of an HDF5 file; return its attribute "model_config", if any."""
+    import h5py
+
+    _check_heaps(file, size)
+    budget = _FREE_BYTES + _LARGEST_RATIO * size
+    with h5py.File(file, "r") as root:
+        if root.id.get_create_plist().get_sizes() != (8, 8):
+            # What `_check_heaps` goes by; others have not been written for decades.
+            raise _Refused("its HDF5 file has addresses of an unusual size")
+        pending = [root["/"]]
+        seen = set()
+        n_objects = 0
+        while pending:
+            item = pending.pop()
+            n_objects += 1
+            if n_objects > _MOST_OBJECTS:
+                raise _Refused(f"it holds more than {_MOST_OBJECTS:,} groups and arrays")
+            budget -= _check_attributes(item, budget)
+            if isinstance(item, h5py.Dataset):
+                budget -= _check_dataset(item, budget)
+            elif not isinstance(item, h5py.Group):
+                raise _Refused(f"{item.name!r} in it is neither a group nor an array")
+            else:
+                address = h5py.h5o.get_info(item.id).addr
+                if address in seen:
+                    raise _Refused(f"its group {item.name!r} is linked more than once")
+                seen.add(address)
+                for name in item:
+                    # Looked at without following it.
+                    if not isinstance(item.get(name, getlink=True), h5py.HardLink):
+                        raise _Refused(
+                            f"its weights hold a link, {item.name.rstrip('/')}/{name}, which can "
+                            "lead to other files"
+                        )
+                    pending.append(item[name])
+        config = root.attrs.get("model_config")
+    return config.encode() if isinstance(config, str) else config
+
+
+_HEAP = b"GCOL\x01"
+
+
+def _check_heaps(file, size):
+    """Raise if a list of texts in an HDF5 file is damaged: the library may read it for ever.
+
+    Each of its entries has a length, and one of 0 leads the library to the same entry again.
+    """
+    before = b""
+    budget = _FREE_BYTES + _LARGEST_RATIO * size
+    for start in range(0, size, 1 << 20):
+        file.seek(start)
+        block = before + file.read(1 << 20)
+        found = block.find(_HEAP)
+        while found >= 0:
+            budget -= _check_heap(file, start - len(before) + found, size)
+            if budget < 0:
+                raise _Refused("its lists of texts lie inside each other")
+            found = block.find(_HEAP, found + 1)
+        before = block[1 - len(_HEAP) :]
+    file.seek(0)
+
+
+def _check_heap(file, start, size):
+    file.seek(start)
+    header = file.read(16)
+    length = int.from_bytes(header[8:], "little")
+    is_sound = len(header) == 16 and 16 <= length <= size - start
+    heap = file.read(length - 16) if is_sound else b""
+    place = 0
+    while is_sound and place + 16 <= len(heap):
+        index, _, _, n_bytes = struct.unpack_from("<HHIQ", heap, place)
+        # The entry 0 is what is left over; it counts its own head.
+        step = 16 + (n_bytes + 7) // 8 * 8 if index else n_bytes
+        is_sound = 16 <= step <= len(heap) - place
+        place += step
+    if not is_sound:
+        raise ValueError("a list of texts in the HDF5 file is damaged.")
+    return length
+
+
+def _check_dataset(dataset, budget):
+    import h5py
+
+    name = dataset.name
+    created = dataset.id.get_create_plist()
+    if created.get_external_count():
+        raise _Refused(f"its weights {name!r} lie in another file")
+    if created.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED, h5py.h5d.COMPACT):
+        raise _Refused(f"its weights {name!r} are put together from other files")
+    known = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+    for i in range(created.get_nfilters()):
+        number = created.get_filter(i)[0]
+        if number not in known:
+            raise _Refused(f"its weights {name!r} need the HDF5 plug-in number {number}")
+    _check_type(dataset.id.get_type(), name)
+    n_bytes = math.prod(dataset.shape or (0,)) * dataset.id.get_type().get_size()
+    _check_size(n_bytes, budget, name)
+    return n_bytes
+
+
+def _check_attributes(item, budget):
+    import h5py
+
+    total = 0
+    for i in range(h5py.h5a.get_num_attrs(item.id)):
+        attribute = h5py.h5a.open(item.id, index=i)
+        name = f"{item.name} ({attribute.name.decode(errors='replace')})"
+        kind = attribute.get_type()
+        _check_type(kind, name)
+        n_bytes = math.prod(attribute.shape) * kind.get_size()
+        _check_size(n_bytes, budget - total, name)
+        total += n_bytes
+    return total
+
+
+def _check_type(kind, name):
+    import h5py
+
+    plain = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM, h5py.h5t.STRING)
+    if kind.get_class() not in plain:
+        raise _Refused(f"{name!r} in it holds neither numbers nor text")
+
+
+def _check_size(n_bytes, budget, name):
+    if n_bytes > budget:
+        raise _Refused(
+            f"{name!r} in it claims {n_bytes:,} bytes, more than its size can account for"
+        )
+
+
+# --- the network ------------------------------------------------------------------------------
+
+
+def _parse(text):
+    if not isinstance(text, bytes):
+        raise ValueError("its configuration is no text.")
+    if len(text) > _MOST_TEXT:
+        raise _Refused(f"its configuration is {len(text):,} bytes long")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise _Refused("its configuration is nested too deep") from None
+
+
+def _inspect_config(config):
+    if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
+        raise ValueError("its configuration describes no network.")
+    if config["class_name"] not in _MODELS:
+        _check_class(config, "")
+        raise _Refused(f"it is a {config['class_name']!r}, not a Sequential or Functional model")
+    pending = [(config, "", 0)]
+    while pending:
+        value, where, depth = pending.pop()
+        if depth > _DEEPEST:
+            raise _Refused("its configuration is nested too deep")
+        if isinstance(value, dict):
+            if "class_name" in value:
+                where = _describe(value, where) if depth else ""
+                _check_class(value, where)
+            pending.extend((inner, where, depth + 1) for inner in value.values())
+        elif isinstance(value, list):
+            pending.extend((inner, where, depth + 1) for inner in value)
+
+
+def _describe(value, where):
+    """Return the path of the layer that a part of the configuration belongs to."""
+    config = value.get("config")
+    name = value.get("name") or (config.get("name") if isinstance(config, dict) else None)
+    if not isinstance(name, str) or str(value["class_name"]) in _NOT_LAYERS:
+        return where
+    return f"{where}/{name[:100]}" if where else name[:100]
+
+
+def _check_class(value, where):
+    """Raise unless an object of the configuration is one of Keras' own, and harmless."""
+    class_name, module = value["class_name"], value.get("module")
+    if isinstance(class_name, str) and class_name in _VALUES:
+        return
+    registered = value.get("registered_name")
+    if class_name == "function":
+        wanted = value.get("config")
+        is_known = isinstance(wanted, str) and wanted in _FUNCTIONS
+        is_known = is_known and (module == "builtins" or _is_own(module))
+        is_known = is_known and registered in (None, wanted)
+        class_name = f"function {str(wanted)[:100]!r}" if not is_known else class_name
+        reason = _REASONS["function"]
+    else:
+        is_known = isinstance(class_name, str) and (
+            (class_name in _CLASSES and _is_own(module))
+            or (module in _OPERATIONS and class_name.isidentifier())
+            or (module == "keras.src.ops.core" and class_name in _CORE_OPERATIONS)
+        )
+        is_known = is_known and registered in (None, class_name)
+        reason = _REASONS.get(
+            str(class_name), "which is none of the classes of Keras that are known to be harmless"
+        )
+    if is_known:
+        return
+    full = f"{str(module)[:100]}.{str(class_name)[:100]}" if module else str(class_name)[:100]
+    subject = f"its layer {where!r}" if where else "it"
+    if isinstance(registered, str) and registered != value["class_name"]:
+        full += f", registered as {registered[:100]!r}"
+    raise _Refused(f"{subject} holds a {str(class_name)[:100]} ({full}), {reason}")
+
+
+def _is_own(module):
+    """Whether a module is one of Keras' that has the classes above; old files name none."""
+    if module in (None, "", "keras"):
+        return True
+    if not isinstance(module, str):
+        return False
+    parts = module.split(".")
+    own = parts[0] == "keras" and all(part.isidentifier() for part in parts)
+    parts = parts[2:] if parts[1:2] == ["src"] else parts[1:]
+    return own and bool(parts) and parts[0] in (*_ROOMS, "applications")

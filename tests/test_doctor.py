@@ -1,0 +1,126 @@
+"""What a bug report needs, and what tells a healthy installation from another."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sklearn_cnnfeat import CNNFeatureTransformer, FeatureCache, show_versions
+from sklearn_cnnfeat._doctor import diagnose, doctor
+from sklearn_cnnfeat._network import _programs
+
+
+@pytest.fixture
+def own_home(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(home))
+    return home
+
+
+def found():
+    return {check.name: (check.status, check.detail) for check in diagnose()}
+
+
+def test_versions(capsys, own_home, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    show_versions()
+    out = capsys.readouterr().out
+    lines = dict(line.strip().split(": ", 1) for line in out.splitlines() if ": " in line)
+    import keras
+    import sklearn
+
+    assert lines["scikit-learn"] == sklearn.__version__
+    assert lines["keras"] == keras.__version__
+    assert lines["python"].startswith(sys.version.split()[0])
+    assert lines["engine='auto'"] == _programs.choose_engine()
+    assert lines["programs and features"] == str(own_home)
+    assert lines["OMP_NUM_THREADS"] == "3"
+
+
+def test_versions_are_told_at_once():
+    code = (
+        "import sys, sklearn_cnnfeat; sklearn_cnnfeat.show_versions()\n"
+        "print([name for name in ('keras', 'tensorflow', 'openvino') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_healthy_installation(own_home, capsys):
+    assert doctor() == 0
+    out = capsys.readouterr().out
+    assert out.endswith("All is well.\n")
+    assert "[  ok  ] self-test: openvino equals Keras' predict, to " in out
+    assert f"[  ok  ] home folder: {own_home} can be written to" in out
+    assert f"[  ok  ] feature cache: none yet in {own_home}" in out
+    assert "float32" in out
+    # The self-test left its program, which the next check finds sound.
+    assert found()["compiled networks"][1].startswith("1 in ")
+    assert not [path for path in own_home.iterdir() if path.name.startswith("doctor-")]
+
+
+def test_damage_is_told(own_home, tmp_path):
+    images = [bytes([i]) * 32 for i in range(5)]
+    with FeatureCache(own_home / "features") as cache:
+        import numpy as np
+
+        cache.put_many("recipe", images, np.ones((5, 3), np.float32))
+    first = found()
+    assert first["feature cache"][0] == "ok"
+    assert first["feature cache"][1].startswith("5 sound rows")
+    (program,) = (own_home / "programs").iterdir()
+    weights = program / "network.bin"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    status, detail = found()["compiled networks"]
+    assert status == "note"
+    assert f"1 damaged, made anew when next needed: {program.name}" in detail
+
+
+def test_weights_are_found(own_home, imagenet_home):
+    status, detail = found()["published weights"]
+    assert status == "ok"
+    assert detail.endswith(": mobilenet (without classifier)")
+
+
+def test_no_weights(own_home, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert found()["published weights"][0] == "note"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file is no folder there in another way")
+def test_a_home_that_cannot_be_written_to(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "file" / "home"))
+    assert doctor() == 1
+    out = capsys.readouterr().out
+    assert "[failed] home folder: NotADirectoryError" in out
+    assert "checks failed." in out
+
+
+def test_wrong_numbers_are_told(own_home, monkeypatch):
+    def wrong(self, X):
+        return CNNFeatureTransformer._right(self, X) * 1.001
+
+    monkeypatch.setattr(
+        CNNFeatureTransformer, "_right", CNNFeatureTransformer.transform, raising=False
+    )
+    monkeypatch.setattr(CNNFeatureTransformer, "transform", wrong)
+    status, detail = found()["self-test"]
+    assert status == "failed"
+    assert "differs from Keras' predict by 1.0e-03" in detail
+
+
+def test_old_packages_are_told(own_home, monkeypatch):
+    from sklearn_cnnfeat import _doctor
+
+    versions = _doctor.installed_version
+    monkeypatch.setattr(
+        _doctor,
+        "installed_version",
+        lambda name: {"pillow": "9.0", "tqdm": None}.get(name, versions(name)),
+    )
+    status, detail = found()["packages"]
+    assert status == "failed"
+    assert "pillow>=13.0" in detail and "9.0 is installed" in detail
+    assert "tqdm>=4.64 is wanted, nothing is installed" in detail
