@@ -5,13 +5,13 @@ import sys
 from tqdm.auto import tqdm
 
 
-def progress(total, description, verbose, n_done=0):
+def progress(total, description, verbose, n_done=0, unit="image"):
     """Return a progress bar with rate and time left; a silent one where `verbose` is 0."""
     return tqdm(
         total=total,
         initial=n_done,
         desc=description,
-        unit="image",
+        unit=unit,
         disable=not verbose,
         file=sys.stderr,
         leave=True,

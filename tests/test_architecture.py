@@ -21,12 +21,14 @@ ROOMS = {
     "tensorflow": {"_network/_build.py"},
     "openvino": {"_network/_engines.py"},
     "nncf": {"_network/_quantize.py"},
-    "matplotlib": {"_inspection/_displays.py"},
+    "matplotlib": {"_demo.py", "_inspection/_displays.py"},
     "PIL": {"_images.py"},
     "pyarrow": {"_sinks.py"},
     "zarr": {"_sinks.py"},
     "h5py": {"_network/_inspect.py"},
     "sqlite3": {"_cache.py", "_database.py"},
+    "click": {"_cli.py", "_terminal.py"},
+    "skops": {"_saving.py"},
 }
 
 

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import weakref
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +40,8 @@ class WeightsNotFoundError(OSError):
 
 
 _MAX_CONSTANT_BYTES = 256 * 1024**2
+
+_REDIRECTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Graph:
 def import_keras():
     """Import Keras on TensorFlow, with the number of threads that this process may use."""
     first = "tensorflow" not in sys.modules
-    import keras
+    with _without_early_messages() if first else nullcontext():
+        import keras
 
     if keras.backend.backend() != "tensorflow":
         raise ImportError(
@@ -113,6 +116,27 @@ def import_keras():
 
         tf.config.threading.set_intra_op_parallelism_threads(int(share))
     return keras
+
+
+@contextmanager
+def _without_early_messages():
+    """Drop what TensorFlow writes before it looks at its log level, where that is to be quiet."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0":
+        yield
+        return
+    with _REDIRECTING:  # or the second thread would take the silence for the error stream
+        try:
+            kept = os.dup(2)
+        except OSError:  # no error stream, so nothing to keep clean
+            yield
+            return
+        try:
+            with open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def has_gpu():
