@@ -911,8 +911,11 @@ def clear(folder, networks, yes):
     programs, n_networks, n_bytes = _networks()
     if networks:
         question += f", and {n_networks} networks ({n_bytes / 1e6:,.1f} MB) from {programs}"
-    if not yes and not click.confirm(f"{question}?", err=True):
-        raise click.ClickException("nothing was removed")
+    if not yes:
+        if not sys.stdin or not sys.stdin.isatty():
+            raise click.UsageError(f"{question}? Nobody can be asked here: --yes says so.")
+        if not click.confirm(f"{question}?", err=True):
+            raise click.ClickException("Nothing was removed.")
     store.clear()
     if networks and programs.is_dir():
         shutil.rmtree(programs)

@@ -56,8 +56,11 @@ def run(program, arguments=None):
             return code
         except (KeyboardInterrupt, EOFError, click.Abort):
             pass
-        except click.ClickException as error:
+        except click.UsageError as error:
             error.show()
+            return error.exit_code
+        except click.ClickException as error:
+            say(f"error: {error.format_message()}")
             return error.exit_code
         except BrokenPipeError:
             _forget_output()
@@ -115,8 +118,8 @@ def _tidy_interrupts():
 
 
 def _describe(error):
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     message = str(error).strip() or type(error).__name__
     if isinstance(error, MemoryError):
         return f"not enough memory. {message}"
