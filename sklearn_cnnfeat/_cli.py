@@ -144,6 +144,18 @@ progress_option = click.option(
 )
 
 
+def picture_option(default):
+    """Add where a picture goes."""
+    return click.option(
+        "-o",
+        "--output",
+        type=PICTURE,
+        default=default,
+        show_default=True,
+        help="The picture to write: .png, .pdf, .svg, .jpg or .webp.",
+    )
+
+
 def network_options(function):
     """Add what says which network is used, and how images get into it."""
     for option in (  # the last one is listed first
@@ -185,11 +197,11 @@ def _transformer(model, layer="last", pooling="avg", preprocessing="auto", **set
 
 def _images(places):
     """Return the paths of all images in files and folders."""
-    from sklearn_cnnfeat._folders import find_images
+    from sklearn_cnnfeat._folders import list_images
 
     if os.name == "nt":  # where shells leave *.jpg to the program
         places = [name for place in places for name in (sorted(glob(place)) or [place])]
-    return find_images(places)
+    return list_images(places)
 
 
 def _verbose(progress):
@@ -450,7 +462,7 @@ def predict(model, images, on_error, as_json, progress):
 @program.command()
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.argument("image", type=click.Path(exists=True, dir_okay=False))
-@click.option("-o", "--output", type=PICTURE, default="why.png", show_default=True)
+@picture_option("why.png")
 @click.option(
     "--target",
     metavar="CLASS",
@@ -503,7 +515,12 @@ def why(model, image, output, target, method, patch_size):
 @program.command()
 @click.argument("photos", nargs=-1, type=click.Path())
 @click.option(
-    "-o", "--output", required=True, type=click.Path(), help="The file of features to write."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    metavar="OUTPUT",
+    help="The file to write: .parquet, .npy or .zarr.",
 )
 @network_options
 @layers_option
@@ -527,11 +544,6 @@ def why(model, image, output, target, method, patch_size):
     default="float32",
     show_default=True,
     help="Of the numbers in the file.",
-)
-@click.option(
-    "--labels",
-    is_flag=True,
-    help="PHOTOS is one folder with one sub-folder a class: keep the classes too.",
 )
 @click.option(
     "--files-from",
@@ -584,7 +596,6 @@ def extract(
     pooling,
     format_,
     dtype,
-    labels,
     files_from,
     on_error,
     retry_errors,
@@ -597,29 +608,28 @@ def extract(
 ):
     """Write the features of any number of images to a file.
 
-    PHOTOS are files, or folders that are searched at any depth. Memory does not depend on how many
-    there are. After an interruption, the same command goes on where it was.
+    PHOTOS are files, or folders that are searched at any depth. If PHOTOS is one folder and all
+    images lie in sub-folders, the names of these are kept as labels. OUTPUT is a table for pandas,
+    polars and others (.parquet), a NumPy array with a table beside it (.npy), or .zarr.
+
+    Memory does not depend on how many images there are. After an interruption of any kind, the
+    same command goes on where it was.
 
     \b
     Examples:
       cnnfeat extract photos/ -o features.parquet --model resnet50 --layer avg_pool
       find /data -name '*.jpg' | cnnfeat extract --files-from - -o features.npy --dtype float16
     """
-    from sklearn_cnnfeat import extract, load_image_folder
+    from sklearn_cnnfeat import extract
 
     if bool(photos) == (files_from is not None):
         raise click.UsageError("Name PHOTOS, or a file of their paths with --files-from.")
-    if labels and (len(photos) != 1 or not os.path.isdir(photos[0])):
-        raise click.UsageError("--labels needs one folder, with one sub-folder a class.")
-    target = None
-    if labels:
-        found = load_image_folder(photos[0])
-        paths = list(found.data)
-        target = [found.target_names[code] for code in found.target]
-    elif files_from is not None:
-        paths = [line.rstrip("\r\n") for line in files_from if line.strip()]
+    if files_from is not None:
+        X = [line.rstrip("\r\n") for line in files_from if line.strip()]
+    elif len(photos) == 1 and os.path.isdir(photos[0]):
+        X = photos[0]
     else:
-        paths = _images(photos)
+        X = _images(photos)
     cnn = _transformer(
         layer=layers[0] if len(layers) == 1 else list(layers),
         pooling=pooling,
@@ -627,11 +637,10 @@ def extract(
         n_jobs=jobs,
         **network,
     )
-    extract(
-        paths,
+    report = extract(
+        X,
         output,
         cnn,
-        target=target,
         format=format_,
         dtype=dtype,
         part_size=part_size,
@@ -639,7 +648,11 @@ def extract(
         retry_errors=retry_errors,
         verbose=_verbose(progress),
     )
-    say(f"wrote {output}")
+    unreadable = f", {report.n_errors:,} could not be read" if report.n_errors else ""
+    say(
+        f"{output} has {report.n_features:,} features of {report.n_images:,} images "
+        f"({report.n_computed:,} computed now{unreadable})"
+    )
 
 
 @program.command()
@@ -725,7 +738,7 @@ def layers(model, pattern, filters, weights, input_size, style):
 
 @program.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-@click.option("-o", "--output", type=PICTURE, default="maps.png", show_default=True)
+@picture_option("maps.png")
 @network_options
 @layers_option
 @click.option(
@@ -777,7 +790,7 @@ def maps(images, output, layers, channels, combine, overlay, normalize, columns,
 @program.command()
 @click.argument("model", type=Network())
 @click.option("-l", "--layer", type=Layer(), required=True, help="A layer with kernels.")
-@click.option("-o", "--output", type=PICTURE, default="filters.png", show_default=True)
+@picture_option("filters.png")
 @weights_option
 @click.option(
     "--filters",

@@ -282,7 +282,7 @@ def _find_images(folder, extensions, root=None):
     return sorted(found)
 
 
-def find_images(places):
+def list_images(places):
     """Return the paths of images: files as they are named, and those at any depth in folders.
 
     Parameters

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,7 +22,13 @@ from sklearn.svm import SVC
 from small_network import save_network, save_photos
 
 import sklearn_cnnfeat
-from sklearn_cnnfeat import CNNFeatureTransformer, DecisionMapDisplay, list_models
+from sklearn_cnnfeat import (
+    CNNFeatureTransformer,
+    DecisionMapDisplay,
+    list_models,
+    load_features,
+    load_image_folder,
+)
 from sklearn_cnnfeat._cli import main, program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,49 +184,82 @@ def test_completion_knows_networks(cnnfeat, monkeypatch):
 # --- the main job ---------------------------------------------------------------------------------
 
 
-def test_search_predict_why_on_photographs(assets, tmp_path):
-    """As the README has it, with the network whose weights are here, in real processes."""
+@pytest.mark.skipif(os.name == "nt", reason="written for a POSIX shell")
+def test_commands_of_the_readme_on_photographs(assets, tmp_path):
+    """With the network whose weights are here, in real processes."""
+    (tmp_path / "new").mkdir()
     for name in ("ants", "bees"):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        (tmp_path / "new").mkdir(exist_ok=True)
         for number, photo in enumerate(sorted((assets / "photos" / name).iterdir())[:24]):
-            place = tmp_path / "photos" / name if number < 20 else tmp_path / "new"
-            shutil.copy(photo, place / f"{name}{number}.jpg")
-    environment = {"KERAS_HOME": str(assets / "keras_home")}
-    done = process(
-        *["search", "photos/", "--model", "mobilenet", "--layers", "conv_pw_2_relu"],
-        *["conv_pw_12_relu", "--C", "0.1", "1", "--cv", "4", "--classifier", "logreg"],
-        *["-o", "model.skops", "--plot", "search.png"],
+            shutil.copy(photo, tmp_path / "photos" / name)
+            if number >= 20:
+                (tmp_path / "photos" / name / photo.name).rename(
+                    tmp_path / f"new/{name}{number}.jpg"
+                )
+    shutil.copy(tmp_path / "new" / "bees20.jpg", tmp_path / "new" / "1.jpg")
+    (commands,) = re.findall(r"^```sh\n(cnnfeat .*?)^```$", README, re.M | re.S)
+    for vgg16, mobilenet in {
+        "vgg16": "mobilenet",
+        "block3_pool": "conv_pw_2_relu",
+        "block4_pool": "conv_pw_6_relu",
+        "block5_pool": "conv_pw_12_relu",
+    }.items():
+        assert vgg16 in commands
+        commands = commands.replace(vgg16, mobilenet)
+    command = shlex.join(COMMAND)
+    done = subprocess.run(
+        ["sh", "-ec", f'cnnfeat() {{ {command} "$@"; }}\n{commands}'],
         cwd=tmp_path,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "KERAS_HOME": str(assets / "keras_home")},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    early, late = read_csv(done.stdout)
-    assert [early["layer"], late["layer"]] == ["conv_pw_2_relu", "conv_pw_12_relu"]
-    assert [early["features"], late["features"]] == ["128", "512"]
-    assert float(late["accuracy"]) > float(early["accuracy"])
-    assert float(late["accuracy"]) > 0.75
-    assert (early["rank"], late["rank"]) == ("2", "1")
-    assert "best: conv_pw_12_relu, avg pooling" in done.stderr
     assert all(line.startswith("cnnfeat: ") for line in done.stderr.splitlines()), done.stderr
-    assert_is_picture(tmp_path / "search.png")
 
-    done = process("predict", "model.skops", "new/", cwd=tmp_path, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = read_csv(done.stdout)
-    assert list(rows[0]) == ["path", "prediction", "probability_ants", "probability_bees"]
-    assert len(rows) == 8
-    assert sum(row["prediction"] in row["path"] for row in rows) >= 6
+    first, _, last = read_csv(done.stdout)
+    assert [first["layer"], last["layer"]] == ["conv_pw_2_relu", "conv_pw_12_relu"]
+    assert [first["features"], last["features"]] == ["128", "512"]
+    assert float(last["accuracy"]) > float(first["accuracy"])
+    assert float(last["accuracy"]) > 0.75
+    assert last["rank"] == "1"
+    assert "best: conv_pw_12_relu, avg pooling" in done.stderr
+
+    rows = read_csv((tmp_path / "predictions.csv").read_text())
+    assert list(rows[0]) == ["path", "prediction", "score_bees"]
+    assert len(rows) == 9
+    named = [row for row in rows if row["path"] != "new/1.jpg"]
+    assert sum(row["prediction"] in row["path"] for row in named) >= 6
     for row in rows:
-        probabilities = {name: float(row[f"probability_{name}"]) for name in ("ants", "bees")}
+        assert row["prediction"] == ("bees" if float(row["score_bees"]) > 0 else "ants")
+
+    (score,) = (float(row["score_bees"]) for row in rows if row["path"] == "new/1.jpg")
+    assert f"bees against ants: {score:+.3g} (occlusion map)" in done.stderr
+    assert_is_picture(tmp_path / "why.png")
+
+
+def test_skops_and_probabilities(here, cnnfeat):
+    code, printed, messages = cnnfeat(
+        *["search", "photos", "-m", "small.keras", "-l", "one", "two", "--cv", "2"],
+        *["--classifier", "logreg", "-o", "model.skops", "--plot", "search.png"],
+    )
+    assert code == 0, messages
+    assert_is_picture("search.png")
+    code, printed, messages = cnnfeat("predict", "model.skops", "photos")
+    assert (code, messages) == (0, "")
+    rows = read_csv(printed)
+    assert list(rows[0]) == ["path", "prediction", "probability_china", "probability_flower"]
+    assert len(rows) == 16
+    for row in rows:
+        probabilities = {name: float(row[f"probability_{name}"]) for name in ("china", "flower")}
         assert sum(probabilities.values()) == pytest.approx(1)
         assert max(probabilities, key=probabilities.get) == row["prediction"]
-
-    done = process("why", "model.skops", rows[0]["path"], cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "bees against ants" in done.stderr
-    assert "(exact map)" in done.stderr
-    assert_is_picture(tmp_path / "why.png")
+    code, _, messages = cnnfeat("why", "model.skops", rows[0]["path"], "-o", "why.svg")
+    assert code == 0
+    assert "flower against china" in messages
+    assert "(exact map)" in messages
+    assert Path("why.svg").read_text().count("<image") > 0
 
 
 def test_search_table_as_json_and_several_poolings(here, cnnfeat):
@@ -252,7 +293,7 @@ def test_search_chooses_layers_and_scores_as_scikit_learn(here, cnnfeat):
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.preprocessing import StandardScaler
 
-    photos = sklearn_cnnfeat.load_image_folder("photos")
+    photos = load_image_folder("photos")
     cnn = CNNFeatureTransformer("small.keras", "two", "avg")
     scores = cross_val_score(
         make_pipeline(cnn, StandardScaler(), SVC()),
@@ -401,6 +442,33 @@ def test_tables_are_aligned_in_a_terminal(here):
     assert [line.index("224") for line in lines] == [header.index("input_size") + 7] * 2
 
 
+def test_extract(here, cnnfeat):
+    arguments = ["-m", "small.keras", "-l", "one", "two", "-p", "max", "--part-size", "4"]
+    code, printed, messages = cnnfeat("extract", "photos/", "-o", "all.npy", *arguments)
+    assert (code, printed) == (0, ""), messages
+    assert "all.npy has 12 features of 16 images (16 computed now)" in messages
+    found = load_features("all.npy")
+    photos = load_image_folder("photos")
+    cnn = CNNFeatureTransformer("small.keras", ["one", "two"], "max")
+    np.testing.assert_array_equal(found.data, cnn.fit_transform(photos.data))
+    assert found.target_names == ["china", "flower"]
+    assert "(0 computed now)" in cnnfeat("extract", "photos/", "-o", "all.npy", *arguments)[2]
+    code, _, messages = cnnfeat("extract", "photos/", "-o", "all.npy", "-m", "small.keras")
+    assert code == 1
+    assert_is_one_message(messages)
+
+
+def test_extract_names_from_a_file(here, cnnfeat, monkeypatch):
+    (here / "photos" / "china" / "broken.jpg").write_bytes(b"no picture")
+    names = sorted(str(path) for path in (here / "photos").rglob("*.jpg"))
+    arguments = ["extract", "--files-from", "-", "-o", "some.npy", "-m", "small.keras"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(names).encode())))
+    code, _, messages = cnnfeat(*arguments, "--on-error", "skip")
+    assert code == 0, messages
+    assert "17 images (16 computed now, 1 could not be read)" in messages
+    assert load_features("some.npy").data.shape == (16, 16)
+
+
 def test_maps_and_filters(here, cnnfeat):
     photo = next((here / "photos" / "china").iterdir())
     for arguments in (
@@ -465,7 +533,7 @@ def test_cache_tells_damage(here, cnnfeat):
         (["maps", "photos"], "is a directory"),
         (["filters", "vgg16", "-l", "x", "--filters", "few"], "how many (16)"),
         (["extract", "-o", "features.parquet"], "Name PHOTOS"),
-        (["extract", "photos/china", "--labels", "-o"], "requires an argument"),
+        (["extract", "photos", "-o"], "requires an argument"),
         (["sarch", "photos"], "No such command 'sarch'"),
     ],
 )
