@@ -1,6 +1,9 @@
 """From a folder of photographs to a fitted classifier, and from that to predictions."""
 
+import warnings
+
 import numpy as np
+from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import get_scorer
@@ -12,6 +15,7 @@ from sklearn.svm import SVC
 from sklearn_cnnfeat._images import ImageError
 from sklearn_cnnfeat._progress import progress
 from sklearn_cnnfeat._search import layer_scores, precompute
+from sklearn_cnnfeat._stream import UnreadableImageWarning
 
 CLASSIFIERS = {
     "svm": SVC(),
@@ -84,7 +88,7 @@ def search_folder(
     )
     report = precompute(search, paths, verbose=verbose)
     if report.n_unreadable:
-        readable = _readable(cnn, paths)
+        readable = _readable(cnn, layers[0], poolings[0], paths)
         paths, names = paths[readable], names[readable]
         _check_classes(names, folds)
     # What is left can be read; a file that breaks later must not become a row of NaN.
@@ -121,15 +125,17 @@ def _check_classes(names, folds):
         )
 
 
-def _readable(cnn, paths):
+def _readable(cnn, layer, pooling, paths):
     """Tell which photographs can be read, from the cache for those that can."""
-    cnn = type(cnn)(**{**cnn.get_params(deep=False), "layer": "last", "pooling": "avg"})
-    return np.concatenate(
-        [
-            ~np.isnan(cnn.fit_transform(paths[start : start + 256])).any(axis=1)
-            for start in range(0, len(paths), 256)
-        ]
-    )
+    cnn = clone(cnn).set_params(layer=layer, pooling=pooling, verbose=0)
+    readable = []
+    with warnings.catch_warnings():
+        # They have been listed already.
+        warnings.simplefilter("ignore", UnreadableImageWarning)
+        for start in range(0, len(paths), _CHUNK):
+            rows = cnn.fit_transform(paths[start : start + _CHUNK])
+            readable.append(~np.isnan(rows).any(axis=1))
+    return np.concatenate(readable)
 
 
 def score_table(search):

@@ -71,7 +71,7 @@ def run(program, arguments=None):
                 if session.debug:
                     traceback.print_exc()
                 else:
-                    say(f"error: {_describe(error)}")
+                    say("error: " + " ".join(_describe(error).split()))
                 _forget_unwritten()
                 return 1
         click.echo(err=True)  # behind the ^C of the terminal

@@ -417,7 +417,8 @@ def test_layers(here, cnnfeat):
     (row,) = read_csv(cnnfeat("layers", "small.keras", "one", "--filters")[1])
     assert row["kernel_shape"] == "3x3x3x4"
     code, _, messages = cnnfeat("layers", "small.keras", "nothing")
-    assert (code, messages) == (1, "cnnfeat: error: No layer of small.keras matches 'nothing'.\n")
+    assert code == 1
+    assert messages.endswith("small.keras matches 'nothing'.\n")
 
 
 def test_tables_are_aligned_in_a_terminal(here):
