@@ -204,7 +204,7 @@ def show_table(rows, style=None):
         for row in rows:
             write(_plain(value) for value in row.values())
     elif rows:
-        columns = [[name, *(_readable(row[name]) for row in rows)] for name in rows[0]]
+        columns = [[name, *_readable([row[name] for row in rows])] for name in rows[0]]
         is_number = [all(_is_number(row[name]) for row in rows) for name in rows[0]]
         widths = [max(map(len, column)) for column in columns]
         for cells in zip(*columns, strict=True):
@@ -220,7 +220,7 @@ def show_record(record, style=None):
     if style is None and sys.stdout is not None and sys.stdout.isatty():
         width = max(map(len, record))
         for name, value in record.items():
-            click.echo(f"{name:{width}}  {_readable(value)}")
+            click.echo(f"{name:{width}}  {_readable([value])[0]}")
     else:
         show_table([record], style)
 
@@ -245,12 +245,24 @@ def _plain(value):
     return "" if value is None else value
 
 
-def _readable(value):
-    if isinstance(value, float):
-        return f"{value:.3f}" if 1e-3 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
-    if isinstance(value, (list, tuple)):
-        return " x ".join("?" if one is None else str(one) for one in value)
-    return "" if value is None else str(value)
+def _readable(values):
+    """Return the values of a column as text for people."""
+    floats = [value for value in values if isinstance(value, float)]
+    if all(float(f"{value:g}") == value for value in floats):
+        form = "g"  # what was typed, such as 0.1 and 10
+    elif any(0 < abs(value) < 1e-3 for value in floats):
+        form = ".3g"
+    else:
+        form = ".3f"
+    texts = []
+    for value in values:
+        if isinstance(value, float):
+            texts.append(f"{value:{form}}")
+        elif isinstance(value, (list, tuple)):
+            texts.append(" x ".join("?" if one is None else str(one) for one in value))
+        else:
+            texts.append("" if value is None else str(value))
+    return texts
 
 
 # --- arguments ------------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from sklearn_cnnfeat import (
     CNNFeatureTransformer,
     DecisionMapDisplay,
     list_models,
-    load_features,
     load_image_folder,
 )
 from sklearn_cnnfeat._cli import main, program
@@ -448,7 +447,7 @@ def test_extract(here, cnnfeat):
     code, printed, messages = cnnfeat("extract", "photos/", "-o", "all.npy", *arguments)
     assert (code, printed) == (0, ""), messages
     assert "all.npy has 12 features of 16 images (16 computed now)" in messages
-    found = load_features("all.npy")
+    found = sklearn_cnnfeat.load_features("all.npy")
     photos = load_image_folder("photos")
     cnn = CNNFeatureTransformer("small.keras", ["one", "two"], "max")
     np.testing.assert_array_equal(found.data, cnn.fit_transform(photos.data))
@@ -467,7 +466,7 @@ def test_extract_names_from_a_file(here, cnnfeat, monkeypatch):
     code, _, messages = cnnfeat(*arguments, "--on-error", "skip")
     assert code == 0, messages
     assert "17 images (16 computed now, 1 could not be read)" in messages
-    assert load_features("some.npy").data.shape == (16, 16)
+    assert sklearn_cnnfeat.load_features("some.npy").data.shape == (16, 16)
 
 
 def test_maps_and_filters(here, cnnfeat):
