@@ -112,7 +112,7 @@ def _check_classes(names, folds):
     classes, counts = np.unique(names, return_counts=True)
     if len(classes) < 2:
         raise ValueError(
-            f"All photographs belong to one class, {classes[0]!r}: there is nothing to tell apart. "
+            f"All photographs belong to one class, '{classes[0]}': there is nothing to tell apart. "
             "The folder needs one sub-folder a class."
             if len(classes)
             else "None of the photographs can be read."
@@ -120,7 +120,7 @@ def _check_classes(names, folds):
     smallest = counts.argmin()
     if counts[smallest] < folds:
         raise ValueError(
-            f"{folds} folds need {folds} photographs a class, and {classes[smallest]!r} has "
+            f"{folds} folds need {folds} photographs a class, and '{classes[smallest]}' has "
             f"{counts[smallest]}: add some, or choose fewer folds."
         )
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import warnings
+from contextlib import redirect_stdout
 from fnmatch import fnmatchcase
 from glob import glob
 
@@ -22,8 +23,11 @@ from sklearn_cnnfeat._terminal import (
     OutputFile,
     completion_script,
     csv_writer,
+    is_terminal,
+    results,
     run,
     say,
+    show,
     show_record,
     show_table,
     table_options,
@@ -228,6 +232,7 @@ class _Program(Group):
         ("Get features", ("extract", "models", "layers")),
         ("Look inside a network", ("maps", "filters")),
     )
+    rest = "Housekeeping"
 
 
 @click.group(
@@ -441,18 +446,17 @@ def predict(model, images, on_error, as_json, progress):
     from sklearn_cnnfeat._saving import load_pipeline
 
     pipeline = load_pipeline(model)
-    is_mixed = sys.stdout is not None and sys.stdout.isatty()  # a bar would be torn apart
     rows = predict_images(
         pipeline,
         _images(images),
         skip=on_error == "skip",
         warn=say,
-        verbose=_verbose(progress) and not is_mixed,
+        verbose=_verbose(progress) and not is_terminal(),  # rows would tear the bar apart
     )
     write = csv_writer()
     for number, row in enumerate(rows):
         if as_json:
-            click.echo(json.dumps(row, default=str, ensure_ascii=False))
+            show(json.dumps(row, default=str, ensure_ascii=False))
             continue
         if number == 0:
             write(row)
@@ -620,10 +624,10 @@ def extract(
       cnnfeat extract photos/ -o features.parquet --model resnet50 --layer avg_pool
       find /data -name '*.jpg' | cnnfeat extract --files-from - -o features.npy --dtype float16
     """
-    from sklearn_cnnfeat import extract
-
     if bool(photos) == (files_from is not None):
         raise click.UsageError("Name PHOTOS, or a file of their paths with --files-from.")
+    from sklearn_cnnfeat import extract
+
     if files_from is not None:
         X = [line.rstrip("\r\n") for line in files_from if line.strip()]
     elif len(photos) == 1 and os.path.isdir(photos[0]):
@@ -677,7 +681,7 @@ def models(pattern, long, style):
             f"No network is called {pattern!r}; 'cnnfeat models' lists all names."
         )
     if not long and style is None:
-        click.echo("\n".join(names))
+        show("\n".join(names))
         return
     rows = []
     for name in names:
@@ -947,7 +951,8 @@ def demo(folder):
     """
     from sklearn_cnnfeat._demo import main
 
-    main(folder)
+    with redirect_stdout(results()):
+        main(folder)
 
 
 @program.command(short_help="Print a script that completes commands in a shell.")
@@ -961,4 +966,4 @@ def completion(shell):
       cnnfeat completion zsh >> ~/.zshrc
       cnnfeat completion fish > ~/.config/fish/completions/cnnfeat.fish
     """
-    click.echo(completion_script(program, shell))
+    show(completion_script(program, shell))

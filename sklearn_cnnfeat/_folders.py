@@ -305,8 +305,7 @@ def list_images(places):
     paths = []
     for place in map(os.fspath, places):
         if os.path.isdir(place):
-            # Links that lead back above the folder are the ones to be stopped at.
-            paths += _find_images(place, EXTENSIONS, os.path.join(place, os.pardir))
+            paths += _find_images(place, EXTENSIONS)
         elif os.path.exists(place):
             paths.append(place)
         else:

@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import click
@@ -21,6 +21,17 @@ COMPLETE = "_CNNFEAT_COMPLETE"
 # What a shell reports for a process that SIGINT or SIGPIPE has ended.
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
+# How messages for programmers name things, and how they are named here.
+_FUNCTIONS = {
+    "list_models()": "'cnnfeat models'",
+    "layer_summary(model)": "'cnnfeat layers MODEL'",
+    "filter_summary(model)": "'cnnfeat layers MODEL --filters'",
+}
+_SETTING = re.compile(
+    r"\b(model|layer|pooling|weights|preprocessing|input_size|resize|engine|precision|on_error"
+    r"|retry_errors|part_size|dtype|method|combine|overlay)=('[^']*'|\w+)"
+)
+
 _NUMBER = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -31,6 +42,8 @@ class _Session:
     """What one run of the program has been told."""
 
     debug = False
+    # The standard output: results and nothing else.
+    output = None
 
 
 def run(program, arguments=None):
@@ -71,7 +84,7 @@ def run(program, arguments=None):
                 if session.debug:
                     traceback.print_exc()
                 else:
-                    say("error: " + " ".join(_describe(error).split()))
+                    say(f"error: {_as_typed(_describe(error))}")
                 _forget_unwritten()
                 return 1
         click.echo(err=True)  # behind the ^C of the terminal
@@ -131,6 +144,21 @@ def _describe(error):
     )
 
 
+def _as_typed(message):
+    """Write what a message for programmers advises as it is typed in a shell."""
+    for spoken, typed in _FUNCTIONS.items():
+        message = message.replace(spoken, typed)
+    return _SETTING.sub(_option, message)
+
+
+def _option(setting):
+    name, value = setting.groups()
+    option = f"--{name.replace('_', '-')}"
+    if value == "True":
+        return option
+    return f"{option} random" if setting[0] == "weights=None" else f"{option} {value}"
+
+
 def _forget_output():
     """Let nothing more be written to a standard output that nobody reads."""
     nothing = os.open(os.devnull, os.O_WRONLY)
@@ -161,7 +189,7 @@ def say(sentence):
 
 
 def _warning_shower(session):
-    def show(message, category, filename, lineno, file=None, line=None):
+    def show_warning(message, category, filename, lineno, file=None, line=None):
         # What programmers have to change some day is no business of those who type commands.
         is_for_programmers = issubclass(
             category, (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
@@ -171,7 +199,7 @@ def _warning_shower(session):
         elif not is_for_programmers:
             say("warning: " + " ".join(str(message).split()))
 
-    return show
+    return show_warning
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -191,13 +219,28 @@ def table_options(function):
     return function
 
 
+def results():
+    """Return the stream that results go to; None if there is none."""
+    return click.get_current_context().obj.output
+
+
+def is_terminal():
+    """Whether a person reads the results as they come."""
+    return results() is not None and results().isatty()
+
+
+def show(text):
+    """Print a line of results."""
+    if results() is not None:
+        click.echo(text, file=results())
+
+
 def show_table(rows, style=None):
-    """Print rows, dictionaries with the same keys, on the standard output."""
+    """Print rows, dictionaries with the same keys."""
     rows = list(rows)
-    if style is None:
-        style = "text" if sys.stdout is not None and sys.stdout.isatty() else "csv"
+    style = style or ("text" if is_terminal() else "csv")
     if style == "json":
-        click.echo(json.dumps(rows, indent=1, default=str, ensure_ascii=False))
+        show(json.dumps(rows, indent=1, default=str, ensure_ascii=False))
     elif style == "csv":
         write = csv_writer()
         write(rows[0] if rows else [])
@@ -212,15 +255,15 @@ def show_table(rows, style=None):
                 cell.rjust(width) if right else cell.ljust(width)
                 for cell, width, right in zip(cells, widths, is_number, strict=True)
             )
-            click.echo("  ".join(aligned).rstrip())
+            show("  ".join(aligned).rstrip())
 
 
 def show_record(record, style=None):
-    """Print one dictionary on the standard output, in a terminal with a line for each value."""
-    if style is None and sys.stdout is not None and sys.stdout.isatty():
+    """Print one dictionary, in a terminal with a line for each value."""
+    if style is None and is_terminal():
         width = max(map(len, record))
         for name, value in record.items():
-            click.echo(f"{name:{width}}  {_readable([value])[0]}")
+            show(f"{name:{width}}  {_readable([value])[0]}")
     else:
         show_table([record], style)
 
@@ -229,7 +272,7 @@ def csv_writer():
     """Return a function that prints one row of values as CSV."""
 
     class Lines:
-        write = staticmethod(lambda line: click.echo(line, nl=False))
+        write = staticmethod(lambda line: show(line.removesuffix("\n")))
 
     writer = csv.writer(Lines, lineterminator="\n")
     return lambda values: writer.writerow(list(values))
@@ -309,12 +352,19 @@ class Command(click.Command):
                 )
             raise
 
+    def invoke(self, ctx):
+        """Run the command; what libraries print by the way goes to the error stream."""
+        ctx.obj.output = sys.stdout
+        with redirect_stdout(sys.stderr):
+            return super().invoke(ctx)
+
 
 class Group(click.Group):
     """Commands listed by what they are for, in the order in which they were added."""
 
     command_class = Command
     sections = ()
+    rest = "Commands"
 
     def list_commands(self, ctx):
         """Return the names of the commands."""
@@ -324,13 +374,16 @@ class Group(click.Group):
         """Write the commands, section by section."""
         listed = {name for _, names in self.sections for name in names}
         rest = [name for name in self.commands if name not in listed]
-        for title, names in (*self.sections, ("Housekeeping", rest)):
+        for title, names in (*self.sections, (self.rest, rest)):
             rows = [(name, self.commands[name]) for name in names if name in self.commands]
             limit = formatter.width - 6 - max(map(len, self.commands))
             rows = [(name, command.get_short_help_str(limit)) for name, command in rows]
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
+
+
+Group.group_class = Group
 
 
 def _debug(ctx, param, value):
