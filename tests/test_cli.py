@@ -643,31 +643,38 @@ def test_full_disk_is_told():
     assert "No space left" in done.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize("seconds", [0.3, 3])
-def test_interrupt_is_tidy(seconds, folder, tmp_path):
-    """While libraries are imported, and while images go through the network."""
-    for number in range(40):
-        shutil.copytree(folder / "photos", tmp_path / "photos" / str(number))
-    running = subprocess.Popen(
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="looks into /proc")
+@pytest.mark.parametrize("moment", ["imports", "network"])
+def test_interrupt_is_tidy(moment, tmp_path):
+    for number, path in enumerate(save_photos(tmp_path / "all", 400)):
+        (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.move(path, tmp_path / "photos" / "ab"[number % 2])
+    with subprocess.Popen(
         [
-            *[*COMMAND, "search", "photos", "--model", "vgg16", "--weights", "random"],
-            *["--layers", "block5_pool", "--cv", "2", "--progress", "-o", "model.joblib"],
+            *[*COMMAND, "search", "photos", "--model", "mobilenet", "--weights", "random"],
+            *["--layers", "conv_pw_13_relu", "--progress", "-o", "model.joblib"],
         ],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(seconds)
-    running.send_signal(signal.SIGINT)
-    printed, messages = running.communicate(timeout=60)
+    ) as running:
+        messages = b""
+        if moment == "imports":
+            while "_multiarray_umath" not in Path(f"/proc/{running.pid}/maps").read_text():
+                time.sleep(0.002)
+        else:
+            while b"image/s" not in messages:
+                messages += os.read(running.stderr.fileno(), 1000)
+        running.send_signal(signal.SIGINT)
+        printed, rest = running.communicate(timeout=60)
+    messages = (messages + rest).decode()
     assert running.returncode == 130, messages
-    assert printed == ""
-    assert messages.endswith("cnnfeat: interrupted\n")
+    assert printed == b""
+    assert messages.endswith("\ncnnfeat: interrupted\n")
     assert "Traceback" not in messages
-    assert not (tmp_path / "model.joblib").exists()
+    assert "cross-validation" not in messages
+    assert not list(tmp_path.glob("*model*"))
 
 
 def test_own_log_level_stays(monkeypatch, cnnfeat):
