@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
@@ -95,7 +96,11 @@ def search_folder(
     search.estimator = pipeline.set_params(cnn__on_error="raise")
     n_fits = len(layers) * len(poolings) * len(costs) * folds
     if n_jobs not in (None, 1):
-        return search.fit(paths, names)
+        try:
+            return search.fit(paths, names)
+        finally:
+            # Or they would outlive an interrupt, and complain.
+            get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
     with progress(n_fits, "cross-validation", verbose, unit="fit") as bar:
 
         def counting(estimator, X, y):

@@ -375,6 +375,9 @@ def search(
 
     if output is not None:
         check_saving(output)
+    if jobs not in (None, 1):
+        # What they would warn of has been told when the features were computed.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
     cnn = _transformer(
         cache=cache_folder or True, on_error="nan" if on_error == "skip" else "raise", **network
     )

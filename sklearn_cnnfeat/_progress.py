@@ -21,4 +21,6 @@ def progress(total, description, verbose, n_done=0, unit="image"):
 def announce(sentence, verbose):
     """Print a sentence before a wait of seconds, even where `verbose` is 0 if a person looks on."""
     if verbose or sys.stderr.isatty() or "ipykernel" in sys.modules:
-        print(f"sklearn-cnnfeat: {sentence}", file=sys.stderr, flush=True)
+        # Not in the middle of a progress bar.
+        tqdm.write(f"sklearn-cnnfeat: {sentence}", file=sys.stderr)
+        sys.stderr.flush()

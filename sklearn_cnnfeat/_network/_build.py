@@ -43,6 +43,10 @@ _MAX_CONSTANT_BYTES = 256 * 1024**2
 
 _REDIRECTING = threading.Lock()
 
+# What Keras writes as a class in configurations and is none, such as the tensors between the layers
+# of a functional model.
+_PLAIN = ("__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__")
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -210,7 +214,7 @@ def has_lasting_identity(model):
         if isinstance(value, list):
             pending.extend(value)
         elif isinstance(value, dict):
-            if "class_name" in value:
+            if "class_name" in value and value["class_name"] not in _PLAIN:
                 module = value.get("module") or ""
                 not_own = {"Lambda", "function"} | REFUSED_LAYERS
                 if not module.startswith("keras") or value["class_name"] in not_own:
