@@ -1,7 +1,9 @@
 """From a folder of photographs to a fitted classifier, and from that to predictions."""
 
+import signal
 import warnings
 
+import joblib
 import numpy as np
 from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone
@@ -96,8 +98,11 @@ def search_folder(
     search.estimator = pipeline.set_params(cnn__on_error="raise")
     n_fits = len(layers) * len(poolings) * len(costs) * folds
     if n_jobs not in (None, 1):
+        # A terminal interrupts all processes; only this one knows what to do about it.
+        deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
         try:
-            return search.fit(paths, names)
+            with joblib.parallel_config("loky", **deaf):
+                return search.fit(paths, names)
         finally:
             # Or they would outlive an interrupt, and complain.
             get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
