@@ -75,7 +75,13 @@ def load_pipeline(path):
             "a CNNFeatureTransformer and a classifier or regressor."
         )
     pipeline = chosen(pipeline)
-    find_step(pipeline)
+    try:
+        find_step(pipeline)
+    except AttributeError as error:  # parameters that one version knows and the other does not
+        raise ValueError(
+            f"{path} was saved by another version of sklearn-cnnfeat or scikit-learn ({error}): "
+            "save it anew with the versions that are installed here."
+        ) from error
     return pipeline
 
 

@@ -596,6 +596,16 @@ def test_errors_are_one_message_and_end_with_1(arguments, expected, saved, here,
     assert expected in messages
 
 
+def test_pipeline_of_another_version(saved, here, cnnfeat):
+    pipeline = joblib.load(saved)
+    del pipeline.named_steps["cnn"].resize
+    joblib.dump(pipeline, "old.joblib")
+    code, printed, messages = cnnfeat("predict", "old.joblib", "photos")
+    assert (code, printed) == (1, "")
+    assert_is_one_message(messages)
+    assert "old.joblib was saved by another version" in messages
+
+
 def test_weights_that_cannot_be_had(here, cnnfeat, monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
