@@ -148,6 +148,14 @@ progress_option = click.option(
 )
 
 
+trusted_option = click.option(
+    "--trusted",
+    is_flag=True,
+    help="Load a model file although it holds code: only if you would run a program from whoever "
+    "made it.",
+)
+
+
 def picture_option(default):
     """Add where a picture goes."""
     return click.option(
@@ -179,6 +187,7 @@ def network_options(function):
             help="What happens to images of another shape.",
         ),
         input_size_option,
+        trusted_option,
         weights_option,
         model_option,
     ):
@@ -711,9 +720,10 @@ def models(pattern, long, style):
     "--filters", is_flag=True, help="List kernels and their statistics instead; needs the weights."
 )
 @weights_option
+@trusted_option
 @input_size_option
 @table_options
-def layers(model, pattern, filters, weights, input_size, style):
+def layers(model, pattern, filters, weights, trusted, input_size, style):
     """List the layers of a network, as --layer takes them.
 
     MODEL is a name that 'cnnfeat models' lists, or a .keras or .h5 file. PATTERN may hold * and ?,
@@ -726,7 +736,7 @@ def layers(model, pattern, filters, weights, input_size, style):
     """
     from sklearn_cnnfeat import filter_summary, layer_summary
 
-    cnn = _transformer(model, weights=weights, input_size=input_size)
+    cnn = _transformer(model, weights=weights, trusted=trusted, input_size=input_size)
     rows = _records((filter_summary if filters else layer_summary)(cnn))
     if pattern is not None:
         wanted = pattern.lower() if any(letter in pattern for letter in "*?[") else f"*{pattern}*"
@@ -799,6 +809,7 @@ def maps(images, output, layers, channels, combine, overlay, normalize, columns,
 @click.option("-l", "--layer", type=Layer(), required=True, help="A layer with kernels.")
 @picture_option("filters.png")
 @weights_option
+@trusted_option
 @click.option(
     "--filters",
     type=Numbers("all"),
@@ -817,7 +828,7 @@ def maps(images, output, layers, channels, combine, overlay, normalize, columns,
     show_default=True,
     help="One scale for all filters, or one for each.",
 )
-def filters(model, layer, output, weights, filters, channels, rgb, normalize):
+def filters(model, layer, output, weights, trusted, filters, channels, rgb, normalize):
     """Draw the filters of a convolution.
 
     \b
@@ -827,7 +838,7 @@ def filters(model, layer, output, weights, filters, channels, rgb, normalize):
     from sklearn_cnnfeat import FilterDisplay
 
     display = FilterDisplay.from_estimator(
-        _transformer(model, weights=weights),
+        _transformer(model, weights=weights, trusted=trusted),
         layer=layer,
         filters=filters,
         channels=channels,
@@ -939,6 +950,26 @@ def clear(folder, networks, yes):
     store.clear()
     if networks and programs.is_dir():
         shutil.rmtree(programs)
+
+
+@program.command(short_help="Check the installation; what a bug report needs.")
+@cache_folder_option
+def doctor(cache_folder):
+    """Check whether this installation works, and print what a bug report needs.
+
+    Versions, engines, precisions, folders, every row of the feature cache, published weights that
+    are here, and one small network against Keras' own numbers. The exit code is 1 if a check has
+    failed.
+
+    \b
+    Example:
+      cnnfeat doctor
+    """
+    from sklearn_cnnfeat._doctor import doctor
+
+    with redirect_stdout(results()):
+        status = doctor(cache_folder)
+    click.get_current_context().exit(status)
 
 
 @program.command(short_help="See it at work, offline, in a minute.")

@@ -184,7 +184,7 @@ def test_completion_knows_networks(cnnfeat, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="written for a POSIX shell")
-def test_commands_of_the_readme_on_photographs(assets, tmp_path):
+def test_commands_of_the_readme_on_photographs(assets, tmp_path, monkeypatch):
     """With the network whose weights are here, in real processes."""
     (tmp_path / "new").mkdir()
     for name in ("ants", "bees"):
@@ -227,8 +227,12 @@ def test_commands_of_the_readme_on_photographs(assets, tmp_path):
     rows = read_csv((tmp_path / "predictions.csv").read_text())
     assert list(rows[0]) == ["path", "prediction", "score_bees"]
     assert len(rows) == 41
-    # It is 29 of 40; by chance it would be 27 or more one time in fifty.
-    assert sum(row["path"].startswith(f"new/{row['prediction']}") for row in rows) >= 27
+    monkeypatch.setenv("KERAS_HOME", str(assets / "keras_home"))
+    model = joblib.load(tmp_path / "model.joblib")
+    paths = [str(tmp_path / row["path"]) for row in rows]
+    assert [row["prediction"] for row in rows] == list(model.predict(paths))
+    scores = [float(row["score_bees"]) for row in rows]
+    np.testing.assert_allclose(scores, model.decision_function(paths), rtol=1e-5)
     for row in rows:
         assert row["prediction"] == ("bees" if float(row["score_bees"]) > 0 else "ants")
 
