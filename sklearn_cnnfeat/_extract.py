@@ -610,7 +610,7 @@ class _Job:
     def _columns(self, positions, errors):
         columns = {}
         if self.images.kind == "path":
-            columns["path"] = [as_text(self.images.name(position)) for position in positions]
+            columns["path"] = [as_text(self.images.path(position)) for position in positions]
         if self.labels[0] is not None:
             columns["label"] = self.labels[0][positions]
         columns["error"] = [errors.get(position) for position in positions]
@@ -618,7 +618,7 @@ class _Job:
 
     def _describe_error(self, position, errors):
         label = "" if self.labels[0] is None else self.labels[0][position]
-        return position, as_text(self.images.name(position)), label, errors[position]
+        return position, as_text(self.images.path(position)), label, errors[position]
 
     # --- what is there already -------------------------------------------------------------------
 

@@ -520,6 +520,20 @@ def test_file_that_vanishes_while_running(paths, cnn, tmp_path, monkeypatch):
     assert run(paths, tmp_path / "f.npy", cnn, on_error="skip").n_computed == 0
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_missing_images(form, originals, cnn, tmp_path):
+    X = [*originals[:3], None, np.nan, *originals[3:]]
+    with pytest.raises(ValueError, match="X lacks 2 of its 32 images"):
+        run(X, tmp_path / f"f.{form}", cnn)
+    report = quietly(X, tmp_path / f"f.{form}", cnn, on_error="nan")
+    assert report.errors == [("image 3", "it is missing"), ("image 4", "it is missing")]
+    features = load_features(tmp_path / f"f.{form}")
+    assert features.paths.tolist() == [*originals[:3], None, None, *originals[3:]]
+    assert np.isnan(np.asarray(features.data)[3:5]).all()
+    assert features.errors["path"].tolist() == ["", ""]
+    assert run(X, tmp_path / f"f.{form}", cnn, on_error="nan").n_computed == 0
+
+
 def test_nothing_but_broken_images(paths, cnn, tmp_path):
     cnn.fit(paths)
     for path in paths:
