@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import joblib
@@ -276,7 +277,7 @@ def _check_settings(dtype, part_size, on_error):
         raise ValueError(f"dtype must be 'float32' or 'float16'. Got {dtype!r} instead.")
     if on_error not in ("raise", "skip", "nan"):
         raise ValueError(f"on_error must be 'raise', 'skip' or 'nan'. Got {on_error!r} instead.")
-    if part_size is not None and (int(part_size) != part_size or part_size < 1):
+    if part_size is not None and not (isinstance(part_size, Integral) and part_size > 0):
         raise ValueError(f"part_size must be a number of images. Got {part_size!r} instead.")
 
 
