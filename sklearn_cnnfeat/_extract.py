@@ -577,6 +577,7 @@ class _Job:
                 os.replace(table, f"{self.to}{ERRORS}")
             for file, target in zip(files, self.form.files(self.to), strict=True):
                 if target.is_dir():
+                    self._clear(only=_REPLACED)  # of a call that was stopped right here
                     os.rename(target, self.folder / _REPLACED)
                 os.replace(file, target)
             if not errors:
