@@ -78,11 +78,14 @@ def _count(form, network, folder, to, log):
     from sklearn_cnnfeat._network._engines import OpenVINOEngine
 
     computed = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    once = iter(["ready"])
     run = OpenVINOEngine.run
 
     def counting(engine, batches, deliver):
         def count(token, rows):
             os.write(computed, b"%d\n" % token[0])
+            for word in once:  # not before: what loads takes longer than what is waited for
+                print(word, flush=True)
             deliver(token, rows)
 
         return run(engine, batches, count)
@@ -90,7 +93,6 @@ def _count(form, network, folder, to, log):
     paths = sorted(map(str, Path(folder).iterdir()))
     cnn = _make_transformer(network, paths)
     OpenVINOEngine.run = counting
-    print("ready", flush=True)
     extract(paths, f"{to}.{form}", cnn, part_size=16, verbose=0)
 
 
@@ -171,7 +173,7 @@ def kill_again_and_again(form, options, folder, where):
         process = _start("count", form, options.network, folder, where / "killed", log)
         process.stdout.readline()
         if n_kills < options.kills:
-            time.sleep(rng.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.2))
             process.send_signal(signal.SIGKILL)
         process.communicate()
         if process.returncode == 0:
@@ -276,7 +278,7 @@ def main():
             results = json.loads(options.out.read_text())["extract"]
         _print_speed(options.network, results)
         if options.kills:
-            name_often(paths, temporary / "killed", 30 * options.kills)
+            name_often(paths, temporary / "killed", 60 * options.kills)
             resumed = {
                 form: kill_again_and_again(form, options, temporary / "killed", temporary / form)
                 for form in FORMATS
