@@ -78,11 +78,14 @@ def _count(form, network, folder, to, log):
     from sklearn_cnnfeat._network._engines import OpenVINOEngine
 
     computed = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    once = iter(["ready"])
     run = OpenVINOEngine.run
 
     def counting(engine, batches, deliver):
         def count(token, rows):
             os.write(computed, b"%d\n" % token[0])
+            for word in once:  # not before: what loads takes longer than what is waited for
+                print(word, flush=True)
             deliver(token, rows)
 
         return run(engine, batches, count)
@@ -90,7 +93,6 @@ def _count(form, network, folder, to, log):
     paths = sorted(map(str, Path(folder).iterdir()))
     cnn = _make_transformer(network, paths)
     OpenVINOEngine.run = counting
-    print("ready", flush=True)
     extract(paths, f"{to}.{form}", cnn, part_size=16, verbose=0)
 
 
@@ -138,7 +140,7 @@ def measure(options, folder):
     for task, counts in runs.items():
         rates = [most / run["seconds"] for run in counts[most]]
         peaks = {
-            count: summarize([run["peak_rss_mb"] for run in values])
+            str(count): summarize([run["peak_rss_mb"] for run in values])
             for count, values in counts.items()
         }
         results[task] = {
@@ -146,7 +148,7 @@ def measure(options, folder):
             "all_images_per_second": rates,
             "peak_rss_mb": peaks,
             "rows_mb": counts[most][0]["rows_mb"],
-            "growth_mb": peaks[most]["median"] - peaks[min(options.counts)]["median"],
+            "growth_mb": peaks[str(most)]["median"] - peaks[str(min(options.counts))]["median"],
         }
     for result in results.values():
         # Round by round, for what slows the machine down slows both down.
@@ -171,7 +173,7 @@ def kill_again_and_again(form, options, folder, where):
         process = _start("count", form, options.network, folder, where / "killed", log)
         process.stdout.readline()
         if n_kills < options.kills:
-            time.sleep(rng.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.2))
             process.send_signal(signal.SIGKILL)
         process.communicate()
         if process.returncode == 0:
@@ -202,6 +204,41 @@ def _same(one, other):
     return all(filecmp.cmp(*pair, shallow=False) for pair in pairs)
 
 
+def _print_speed(network, results):
+    few, *_, most = results["transform"]["peak_rss_mb"]
+    print_table(
+        [network, "images/s", "of transform", f"MB, {few}", f"MB, {most}", "growth MB"],
+        [
+            [
+                task,
+                show(result["images_per_second"]["median"], 4),
+                f"{result['of_transform']:.1%}",
+                show(result["peak_rss_mb"][few]["median"], 4),
+                show(result["peak_rss_mb"][most]["median"], 4),
+                show(result["growth_mb"]),
+            ]
+            for task, result in results.items()
+        ],
+    )
+
+
+def _print_kills(resumed):
+    print_table(
+        ["killed", "kills", "files", "computed", "twice a kill", "identical bytes"],
+        [
+            [
+                form,
+                result["kills"],
+                result["images"],
+                result["computed"],
+                show(result["twice_a_kill"]),
+                "yes" if result["identical"] and result["all_computed"] else "NO",
+            ]
+            for form, result in resumed.items()
+        ],
+    )
+
+
 def main():
     """Measure, print tables, write figures and the plot."""
     if sys.argv[1:2] == ["--order"]:
@@ -213,9 +250,15 @@ def main():
         return
     parser = make_parser("extract", __doc__, rounds=3)
     parser.add_argument(
-        "--counts", nargs="+", type=int, default=[200, 2000], help="numbers of files"
+        "--counts", nargs=2, type=int, default=[200, 2000], help="few files, and many"
     )
-    parser.add_argument("--kills", type=int, default=20, help="how often each format is killed")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=20,
+        help="how often each format is killed; 0 keeps the figures that are there, as does "
+        "--rounds 0 for the others",
+    )
     parser.add_argument(
         "--network", choices=list(NETWORKS), default="mobilenet", metavar="NAME", help="which"
     )
@@ -228,44 +271,21 @@ def main():
         raise SystemExit(str(failures))
     with tempfile.TemporaryDirectory(dir=WORK) as temporary:
         temporary = Path(temporary)
-        name_often(paths, temporary / "photos", max(options.counts))
-        results = measure(options, temporary / "photos")
-        few, most = min(options.counts), max(options.counts)
-        print_table(
-            [options.network, "images/s", "of transform", f"MB, {few}", f"MB, {most}", "growth MB"],
-            [
-                [
-                    task,
-                    show(result["images_per_second"]["median"], 4),
-                    f"{result['of_transform']:.1%}",
-                    show(result["peak_rss_mb"][few]["median"], 4),
-                    show(result["peak_rss_mb"][most]["median"], 4),
-                    show(result["growth_mb"]),
-                ]
-                for task, result in results.items()
-            ],
-        )
-        resumed = {}
+        if options.rounds:
+            name_often(paths, temporary / "photos", max(options.counts))
+            results = measure(options, temporary / "photos")
+        else:
+            results = json.loads(options.out.read_text())["extract"]
+        _print_speed(options.network, results)
         if options.kills:
-            name_often(paths, temporary / "killed", 30 * options.kills)
-            for form in FORMATS:
-                resumed[form] = kill_again_and_again(
-                    form, options, temporary / "killed", temporary / form
-                )
-            print_table(
-                ["killed", "kills", "files", "computed", "twice a kill", "identical bytes"],
-                [
-                    [
-                        form,
-                        result["kills"],
-                        result["images"],
-                        result["computed"],
-                        show(result["twice_a_kill"]),
-                        "yes" if result["identical"] and result["all_computed"] else "NO",
-                    ]
-                    for form, result in resumed.items()
-                ],
-            )
+            name_often(paths, temporary / "killed", 60 * options.kills)
+            resumed = {
+                form: kill_again_and_again(form, options, temporary / "killed", temporary / form)
+                for form in FORMATS
+            }
+        else:
+            resumed = json.loads(options.out.read_text())["resumed"] if options.out.exists() else {}
+        _print_kills(resumed)
     figure, (speed, memory) = make_axes(2, 10, 3)
     plot_bars(
         speed,
@@ -280,7 +300,9 @@ def main():
     )
     for task in TASKS:
         peaks = results[task]["peak_rss_mb"]
-        memory.plot(list(peaks), [peak["median"] for peak in peaks.values()], "o-", label=task)
+        memory.plot(
+            list(map(int, peaks)), [peak["median"] for peak in peaks.values()], "o-", label=task
+        )
     memory.set_xlabel("files")
     memory.set_ylabel("peak memory, MB")
     memory.set_ylim(bottom=0)

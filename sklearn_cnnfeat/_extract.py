@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import joblib
@@ -276,7 +277,7 @@ def _check_settings(dtype, part_size, on_error):
         raise ValueError(f"dtype must be 'float32' or 'float16'. Got {dtype!r} instead.")
     if on_error not in ("raise", "skip", "nan"):
         raise ValueError(f"on_error must be 'raise', 'skip' or 'nan'. Got {on_error!r} instead.")
-    if part_size is not None and (int(part_size) != part_size or part_size < 1):
+    if part_size is not None and not (isinstance(part_size, Integral) and part_size > 0):
         raise ValueError(f"part_size must be a number of images. Got {part_size!r} instead.")
 
 
@@ -576,6 +577,7 @@ class _Job:
                 os.replace(table, f"{self.to}{ERRORS}")
             for file, target in zip(files, self.form.files(self.to), strict=True):
                 if target.is_dir():
+                    self._clear(only=_REPLACED)  # of a call that was stopped right here
                     os.rename(target, self.folder / _REPLACED)
                 os.replace(file, target)
             if not errors:
@@ -610,7 +612,7 @@ class _Job:
     def _columns(self, positions, errors):
         columns = {}
         if self.images.kind == "path":
-            columns["path"] = [as_text(self.images.name(position)) for position in positions]
+            columns["path"] = [as_text(self.images.path(position)) for position in positions]
         if self.labels[0] is not None:
             columns["label"] = self.labels[0][positions]
         columns["error"] = [errors.get(position) for position in positions]
@@ -618,7 +620,7 @@ class _Job:
 
     def _describe_error(self, position, errors):
         label = "" if self.labels[0] is None else self.labels[0][position]
-        return position, as_text(self.images.name(position)), label, errors[position]
+        return position, as_text(self.images.path(position)), label, errors[position]
 
     # --- what is there already -------------------------------------------------------------------
 

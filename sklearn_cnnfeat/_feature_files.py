@@ -37,7 +37,7 @@ def load_features(path, *, rows=None, as_frame=False):
             no memory until they are used; of a ``.zarr`` file all rows are a `zarr.Array`, which
             reads the slices that are asked of it. A ``.parquet`` file is read into memory.
         paths : ndarray of str objects, or None
-            The file of each row.
+            The file of each row; None for an image that was missing.
         target : ndarray, or None
             Labels: numbers, or indices into `target_names`.
         target_names : list of str, or None
@@ -100,7 +100,7 @@ def load_features(path, *, rows=None, as_frame=False):
         _check_memory(len(wanted), manifest)
     data = form.read_rows(path, manifest, wanted)
     columns = form.read_columns(path, manifest, wanted)
-    paths = _objects(columns["path"]) if "path" in columns else None
+    paths = _objects([name or None for name in columns["path"]]) if "path" in columns else None
     target = _read_target(columns["label"], manifest) if "label" in columns else None
     names, heads = manifest["feature_names"], manifest["heads"]
     if names is not None:

@@ -202,6 +202,10 @@ class Images:
         item = self._items[i]
         return item if self.kind == "path" and item is not None else f"image {i}"
 
+    def path(self, i):
+        """Return the file of image `i`; None where it is missing or no file."""
+        return self._items[i] if self.kind == "path" else None
+
     def check(self):
         """Raise if files are missing, before any time is spent on the others."""
         if self.kind != "path":
@@ -256,7 +260,7 @@ class Images:
         for what cannot be read.
         """
         if self.kind == "path":
-            state = _file_state(self._items[i])
+            state = None if self._items[i] is None else _file_state(self._items[i])
             if state is None:
                 return bytes(16)
             size, modified, *_ = state

@@ -354,9 +354,11 @@ class Lock:
         # what is open, by us or by them.
         if os.name == "nt":
             self._file.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-        self._file.close()
+        try:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        finally:
+            self._file.close()
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 

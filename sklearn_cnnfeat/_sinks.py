@@ -41,7 +41,7 @@ class Block:
         The features.
     columns : dict
         For each of "path", "label" and "error" that there is: a list or array of n values. An
-        error is None where there was none.
+        error is None where there was none, a path where none was given.
     """
 
     start: int
@@ -57,6 +57,8 @@ def block_rows(row_shape, dtype):
 
 def as_text(name):
     """Return a file's name as text that any file can hold: UTF-8 without null characters."""
+    if name is None:
+        return None
     return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
@@ -291,7 +293,7 @@ class ZarrFormat(_Format):
             features[rows] = block.rows
             for name, array in columns.items():
                 values = block.columns[name]
-                if name == "error":
+                if name != "label":
                     values = _plain(values)
                 array[rows] = np.asarray(values, object if array.dtype.kind in "OTU" else None)
         for where, _, names in os.walk(path):

@@ -30,6 +30,8 @@ from small_network import count_computed, save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer, extract, load_features, load_image_folder
 from sklearn_cnnfeat._images import ImageError, Images
+from sklearn_cnnfeat._network import _engines
+from sklearn_cnnfeat._network._programs import EngineError
 from sklearn_cnnfeat._stream import UnreadableImageWarning
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -520,6 +522,20 @@ def test_file_that_vanishes_while_running(paths, cnn, tmp_path, monkeypatch):
     assert run(paths, tmp_path / "f.npy", cnn, on_error="skip").n_computed == 0
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_missing_images(form, originals, cnn, tmp_path):
+    X = [*originals[:3], None, np.nan, *originals[3:]]
+    with pytest.raises(ValueError, match="X lacks 2 of its 32 images"):
+        run(X, tmp_path / f"f.{form}", cnn)
+    report = quietly(X, tmp_path / f"f.{form}", cnn, on_error="nan")
+    assert report.errors == [("image 3", "it is missing"), ("image 4", "it is missing")]
+    features = load_features(tmp_path / f"f.{form}")
+    assert features.paths.tolist() == [*originals[:3], None, None, *originals[3:]]
+    assert np.isnan(np.asarray(features.data)[3:5]).all()
+    assert features.errors["path"].tolist() == ["", ""]
+    assert run(X, tmp_path / f"f.{form}", cnn, on_error="nan").n_computed == 0
+
+
 def test_nothing_but_broken_images(paths, cnn, tmp_path):
     cnn.fit(paths)
     for path in paths:
@@ -581,19 +597,19 @@ class Crash(BaseException):
 
 
 def crashing(move, counter, allowed):
-    """Return a function that renames files, but only some."""
+    """Return a function that renames or removes files, but only some."""
 
-    def crash(*args):
+    def crash(*args, **kwargs):
         if next(counter) >= allowed:
             raise Crash
-        move(*args)
+        move(*args, **kwargs)
 
     return crash
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_crash_at_every_renaming(form, paths, cnn, tmp_path, monkeypatch):
-    """Stop wherever a file gets its name, while one is written and while one is replaced."""
+def test_crash_at_every_step(form, paths, cnn, tmp_path, monkeypatch):
+    """Stop wherever a file gets or loses its name, while `to` is written, and while replaced."""
     good, state = Path(paths[2]).read_bytes(), os.stat(paths[2])
     (tmp_path / "whole").mkdir()
     whole = tmp_path / "whole" / f"f.{form}"
@@ -602,11 +618,11 @@ def test_crash_at_every_renaming(form, paths, cnn, tmp_path, monkeypatch):
     to = tmp_path / f"f.{form}"
 
     def crash_everywhere(**settings):
-        """Call again and again, one renaming further each time."""
+        """Call again and again, each time one step more."""
         for allowed in range(100):
             with monkeypatch.context() as patch:
                 counter = iter(range(100))
-                for name in ("replace", "rename"):
+                for name in ("replace", "rename", "unlink"):
                     patch.setattr(os, name, crashing(getattr(os, name), counter, allowed))
                 with contextlib.suppress(Crash):
                     return quietly(paths, to, cnn, **settings), allowed
@@ -723,6 +739,22 @@ def test_two_processes_at_once(network, originals, cnn, tmp_path):
         process.stdout.close()
     # The lock went with it.
     assert run(folder, to, cnn).n_images == N
+
+
+def test_engines_are_not_mixed(network, originals, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no room for the network")
+
+    # A number of threads that nothing was compiled for yet.
+    settings = {"model": network, "layer": "two", "pooling": "avg", "n_jobs": 3}
+    cnn = CNNFeatureTransformer(**settings).fit(originals)
+    if cnn.engine_ != "openvino":
+        pytest.skip("there is no OpenVINO for this platform")
+    monkeypatch.setattr(_engines.OpenVINOEngine, "__init__", fail)
+    with pytest.raises(EngineError, match=r"no room for the network.* Pass engine='keras'"):
+        run(originals, tmp_path / "f.npy", cnn)
+    keras = CNNFeatureTransformer(**settings, engine="keras")
+    assert run(originals, tmp_path / "f.npy", keras).n_computed == N
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "other"])
