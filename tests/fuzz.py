@@ -2,7 +2,8 @@
 
 ``python tests/fuzz.py models 20000`` and ``python tests/fuzz.py images 100000``; ``--seed`` for
 others than last time. Each input is either accepted, or refused with the one error that is
-documented. Anything else fails: another exception, a crash of the process, more than ten seconds.
+documented. Anything else fails: another exception, a crash of the process, more than ten seconds,
+more memory than documented.
 The inputs that failed are written to ``--failures``.
 """
 
@@ -62,6 +63,9 @@ def mutate(data, chance, others):
 
 class Models:
     """Model files: damaged anywhere, and changed inside with everything around them in order."""
+
+    # MB. The HDF5 library believes the length of a text, up to 4 GB, before it looks for the text.
+    most_memory = 5000
 
     def __init__(self):
         from make_bad_models import archive, bad_models, good_models
@@ -179,6 +183,9 @@ def _places(value):
 class Images:
     """Image files of all formats, damaged anywhere."""
 
+    # MB: four bytes for each of the pixels that the default of max_pixels lets in.
+    most_memory = 850
+
     def __init__(self):
         from make_bad_images import bad_images, good_images
 
@@ -227,11 +234,21 @@ class Images:
 TARGETS = {"models": Models, "images": Images}
 
 
+def peak_memory():
+    """Return the most memory that this process has used, in MB."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Unlike that, it does not count what the process was before it became this program.
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def work(target, numbers, seed, place):
     """Run some inputs in this process; tell the parent by a file which one is going on."""
     outcomes = Counter()
     failures = {}
-    slowest = 0.0
+    slowest = peak = 0.0
     handle = os.open(place, os.O_WRONLY)
     with TARGETS[target]() as target:
         for number in numbers:
@@ -245,7 +262,13 @@ def work(target, numbers, seed, place):
                 failures[number] = f"{name}: {type(error).__name__}: {error}"
             slowest = max(slowest, time.perf_counter() - start)
             faulthandler.cancel_dump_traceback_later()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            # Looked at first in a way that costs less.
+            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            most = max(target.most_memory, peak)
+            if resident > most and peak_memory() > most:
+                failures[number] = f"{name}: took {peak_memory():.0f} MB"
+                peak = peak_memory() * 1.1
+    peak = peak_memory()
     print(json.dumps([outcomes, failures, slowest, peak]))
 
 

@@ -94,7 +94,7 @@ def test_a_home_that_cannot_be_written_to(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "file" / "home"))
     assert doctor() == 1
     out = capsys.readouterr().out
-    assert "[failed] home folder: NotADirectoryError" in out
+    assert "[failed] home folder: FileExistsError" in out
     assert "checks failed." in out
 
 

@@ -338,7 +338,8 @@ def test_bad_images_are_refused_by_name_or_read_whole(resize):
 def test_bad_images_cost_little():
     """In a process of its own: no crash, no file that takes long, and bounded memory."""
     code = """
-import resource, time, warnings
+import time, warnings
+from fuzz import peak_memory
 from make_bad_images import bad_images
 from sklearn_cnnfeat._images import ImageError, ImageSpec, as_images
 warnings.simplefilter("ignore")
@@ -354,8 +355,7 @@ for bad in bad_images():
             assert error.name == bad.name
             counts[1] += 1
         slowest = max(slowest, time.perf_counter() - start)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(*counts, slowest, peak)
+print(*counts, slowest, peak_memory())
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
