@@ -112,7 +112,7 @@ def test_blocks_are_found():
     # Each page of the guide has code, and a page whose fences are wrong would have none.
     guide = re.findall(r"^[a-z_]+$", text_of(DOCS / "guide.md"), re.M)
     assert len(guide) >= 10
-    for name in guide:
+    for name in set(guide) - {"promises"}:
         assert python_blocks(DOCS / f"{name}.md"), name
     for page in PAGES:
         fences = re.findall(r"^```", text_of(page), re.M)
@@ -130,7 +130,7 @@ def test_blocks_are_found():
         ("Which layer is best", "layers", "layer_report("),
         ("Plotting feature maps", "seeing", "FeatureMapDisplay.from_estimator("),
         ("Without a network", "offline", "pack_weights("),
-        ("million images", "scaling", "transform("),
+        ("million images", "scaling", "extract("),
     ],
 )
 def test_a_newcomer_finds_it_from_the_start_page(card, page, code):
