@@ -6,6 +6,15 @@ it is first used, so that the command line answers at once.
 
 import lazy_loader
 
-__version__ = "0.1.0.dev0"
+_import_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+def __getattr__(name):
+    if name != "__version__":
+        return _import_name(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("sklearn-cnnfeat")
+    except PackageNotFoundError:  # run from its source, not installed
+        return "0+unknown"

@@ -14,6 +14,7 @@ from ._inspection._summaries import filter_summary, layer_summary
 from ._network._zoo import list_models
 from ._search import layer_report, layer_scores, precompute
 from ._transformer import CNNFeatureTransformer
+from ._weights import pack_weights
 
 __version__: str
 
@@ -35,6 +36,7 @@ __all__ = [
     "load_features",
     "load_image_folder",
     "load_image_table",
+    "pack_weights",
     "precompute",
     "show_versions",
 ]

@@ -79,9 +79,11 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
           one image at a time.
 
     weights : "imagenet", path or None, default="imagenet"
-        For networks by name: the published ImageNet weights (downloaded by Keras into its folder,
-        ``~/.keras/models`` or ``$KERAS_HOME/models``, the first time), a weights file of your
-        own, or None for random weights.
+        For networks by name: the published ImageNet weights, a weights file of your own, or None
+        for random weights. Published ones are looked for in Keras' folder (``~/.keras/models`` or
+        ``$KERAS_HOME/models``), in the folders that ``$SKLEARN_CNNFEAT_WEIGHTS`` names and, on
+        Kaggle, in all attached datasets; else Keras downloads them into its folder. See
+        :func:`pack_weights` for machines without a network.
 
     preprocessing : {"auto", "caffe", "tf", "torch", "rescale"}, callable or None, default="auto"
         What happens to pixels (0 to 255) before the network. ``"auto"`` is what the network was

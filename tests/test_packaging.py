@@ -1,5 +1,6 @@
 """The archives hold what they must and no more, and importing the package is light."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-import sklearn_cnnfeat
-
 ROOT = Path(__file__).resolve().parents[1]
+# What the archives of these tests are called.
+VERSION = "7.8.9"
 HEAVY = ["tensorflow", "keras", "openvino", "nncf", "matplotlib", "polars"]
 
 
@@ -35,13 +36,16 @@ def python(*arguments, cwd, **kwargs):
 def archives(tmp_path_factory):
     """Return the source archive, and the wheel that was built from it, of a copy of the tree."""
     pytest.importorskip("build")
+    pytest.importorskip("setuptools_scm")
     if int(version("setuptools").split(".")[0]) < 77:
         pytest.skip("building without a download needs setuptools 77")
     tree = tmp_path_factory.mktemp("build") / "tree"
     # What earlier builds left behind must not get in; nor should this one leave anything.
     unwanted = shutil.ignore_patterns(".*_cache", ".git", ".venv*", "build", "dist", "*.egg-info")
     shutil.copytree(ROOT, tree, ignore=unwanted)
-    python("-m", "build", "--no-isolation", "--outdir", "dist", ".", cwd=tree)
+    # As if this were the commit of a tag.
+    environment = os.environ | {"SETUPTOOLS_SCM_PRETEND_VERSION": VERSION}
+    python("-m", "build", "--no-isolation", "--outdir", "dist", ".", cwd=tree, env=environment)
     (source,) = (tree / "dist").glob("*.tar.gz")
     (wheel,) = (tree / "dist").glob("*.whl")
     return source, wheel
@@ -65,7 +69,7 @@ def test_wheel_metadata(archives):
         (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
         metadata = message_from_string(wheel.read(name).decode())
     assert metadata["Name"] == "sklearn-cnnfeat"
-    assert metadata["Version"] == sklearn_cnnfeat.__version__
+    assert metadata["Version"] == VERSION
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.10"
     assert {"plot", "polars", "test", "dev", "all"} <= set(metadata.get_all("Provides-Extra"))
@@ -113,14 +117,31 @@ def test_import_is_light(tmp_path):
     assert python("-c", code, cwd=tmp_path).strip() == "[]"
 
 
-def test_version_is_in_one_place():
-    statements = [
-        path
-        for path in [
-            *ROOT.glob("*.toml"),
-            *ROOT.glob("*.cfg"),
-            *ROOT.glob("sklearn_cnnfeat/**/*.py"),
-        ]
-        if sklearn_cnnfeat.__version__ in path.read_text(encoding="utf-8")
-    ]
-    assert [path.name for path in statements] == ["__init__.py"]
+def test_version_is_that_of_the_installed_package(archives, tmp_path):
+    site = tmp_path / "site"
+    with zipfile.ZipFile(archives[1]) as wheel:
+        wheel.extractall(site)
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r}); "
+        "import sklearn_cnnfeat; print(sklearn_cnnfeat.__version__)"
+    )
+    assert python("-c", code, cwd=tmp_path).strip() == VERSION
+
+
+def test_version_is_written_nowhere_else():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" in settings["project"]["dynamic"]
+    # What a copy of the tree without git is called.
+    fallback = settings["tool"]["setuptools_scm"]["fallback_version"]
+    for path in [*ROOT.glob("*.cfg"), *ROOT.glob("*.cff"), *ROOT.glob("sklearn_cnnfeat/**/*.py*")]:
+        if path.suffix != ".pyc":
+            assert fallback not in path.read_text(encoding="utf-8"), path
+
+
+def test_archives_are_as_the_index_wants_them(archives):
+    """What PyPI refuses shows here, not on the day of a release."""
+    pytest.importorskip("twine")
+    pytest.importorskip("check_wheel_contents")
+    python("-m", "twine", "check", "--strict", *map(str, archives), cwd=ROOT)
+    python("-m", "check_wheel_contents", str(archives[1]), cwd=ROOT)

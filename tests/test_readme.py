@@ -12,7 +12,7 @@ from sklearn_cnnfeat._network._zoo import find_architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAIN_EXAMPLE, LOOP, KERAS_HOME = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+MAIN_EXAMPLE, LOOP, PACKING = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
 
 # The README is about VGG16. The weights that are here without a download are MobileNet's.
 MOBILENET = {
@@ -79,8 +79,11 @@ def test_loop_is_about_the_network_of_the_main_example():
         assert name in MAIN_EXAMPLE + LOOP, name
 
 
-def test_keras_home_is_set_as_described(run):
-    assert run(KERAS_HOME + "print(os.environ['KERAS_HOME'])").startswith("/kaggle/input/")
+def test_weights_are_packed_as_described(run):
+    printed = run(
+        PACKING.replace("vgg16", "mobilenet") + "import os; print(os.listdir('my-weights'))"
+    )
+    assert "mobilenet_1_0_224_tf_no_top.h5" in printed
 
 
 def test_table_of_weights_agrees_with_what_is_looked_for(monkeypatch, tmp_path):

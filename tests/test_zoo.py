@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer, list_models
-from sklearn_cnnfeat._network import _build, _zoo
+from sklearn_cnnfeat._network import _build, _published, _zoo
 
 # One of each family, cheap ones; the others differ from them in numbers only.
 FAMILIES = [
@@ -38,7 +38,9 @@ def asked(monkeypatch):
 
     calls = []
 
-    def get_file(fname, origin, cache_subdir, **_):
+    def get_file(fname, origin, cache_subdir, file_hash=None, **_):
+        # A wrong digest fails the network that is being built.
+        assert _published.DIGESTS.get(fname) == file_hash
         calls.append((fname, origin, cache_subdir))
 
     monkeypatch.setattr(file_utils, "get_file", get_file)

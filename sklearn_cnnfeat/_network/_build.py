@@ -31,6 +31,8 @@ from sklearn_cnnfeat._network._inspect import (
 )
 from sklearn_cnnfeat._network._layers import Layer, LayerNotFoundError, find_layer, sentence
 from sklearn_cnnfeat._network._pooling import needs_fixed_size, pool, pooled_shape
+from sklearn_cnnfeat._network._published import VARIABLE as WEIGHTS_VARIABLE
+from sklearn_cnnfeat._network._published import find_weights
 from sklearn_cnnfeat._network._spec import Head, NetworkInfo, digest_of_file
 from sklearn_cnnfeat._network._zoo import find_architecture
 
@@ -361,9 +363,10 @@ def _load_from_zoo(source, input_size, path):
 def download_weights(source, input_size):
     """Return the path of published weights, which Keras downloads where they are missing."""
     architecture = find_architecture(source.name)
+    found = find_weights(architecture, source.include_top, input_size)
+    if found.path is not None:
+        return found.path
     path = architecture.weights_file(source.include_top, input_size)
-    if path.exists():
-        return path
     size = architecture.trained_size(input_size)
     problem = f"Keras put it elsewhere: was KERAS_HOME set to {str(path.parents[1])!r} too late?"
     try:
@@ -377,9 +380,12 @@ def download_weights(source, input_size):
             f"  file    {path.name}\n"
             f"  from    {architecture.download_url(source.include_top, input_size)}\n"
             f"  put in  {path.parent}\n"
-            "Download it where there is a network and put it there, or set the environment "
-            f"variable KERAS_HOME to a folder that holds models/{path.name}. Other choices: "
-            "weights='path/to/file' for weights of your own, weights=None for random ones."
+            + "".join(f"  looked in  {place}\n" for place in found.places)
+            + "".join(f"  refused  {problem}\n" for problem in found.refused)
+            + "Download it where there is a network and put it there, or into a folder that "
+            f"the environment variable {WEIGHTS_VARIABLE} names; pack_weights makes such a folder. "
+            "Other choices: weights='path/to/file' for weights of your own, weights=None for "
+            "random ones."
         )
     return path
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from sklearn_cnnfeat._home import home_folder, make_private_folder
 from sklearn_cnnfeat._network import _build, _engines, _quantize
+from sklearn_cnnfeat._network._published import find_weights
 from sklearn_cnnfeat._network._spec import (
     NetworkInfo,
     digest_of_file,
@@ -68,8 +69,9 @@ def identify(source, layers, input_size=None, model=None):
         return source
     path = source.weights
     if source.weights == "imagenet":
-        path = find_architecture(source.name).weights_file(source.include_top, input_size)
-        if not path.exists():
+        architecture = find_architecture(source.name)
+        path = find_weights(architecture, source.include_top, input_size).path
+        if path is None:
             _build.check_layers(source, layers, input_size)
             path = _build.download_weights(source, input_size)
     return replace(source, digest=digest_of_file(path))

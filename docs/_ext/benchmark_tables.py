@@ -1,0 +1,210 @@
+"""The directive ``benchmark``: what a script of ``benchmarks/`` measured, from the file it wrote.
+
+No figure of the site is typed by hand: tables, the machine and the versions are read from
+``benchmarks/results/NAME.json`` while the site is built, and the picture is the one beside it.
+Where that file is missing, the page says so.
+"""
+
+import ast
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+# What a file holds besides results.
+_ABOUT = ("machine", "settings")
+_MOST_ROWS = 200
+
+
+def describe(name, benchmarks=BENCHMARKS):
+    """Return the text at the top of a script, in paragraphs."""
+    tree = ast.parse((benchmarks / f"{name}.py").read_text(encoding="utf-8"))
+    return ast.get_docstring(tree).split("\n\n")
+
+
+def load(name, benchmarks=BENCHMARKS):
+    """Return what a script wrote, or None where it has not run."""
+    file = benchmarks / "results" / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def describe_machine(machine):
+    """Return the machine and the versions that figures are of, each as one line."""
+    packages = machine.get("packages", {})
+    facts = []
+    for key, value in machine.items():
+        if key == "packages" or value is None or isinstance(value, dict):
+            continue
+        if isinstance(value, list):
+            value = " ".join(str(entry) for entry in value)
+        facts.append(f"{key.replace('_', ' ')}: {value}")
+    return ", ".join(facts), ", ".join(f"{name} {version}" for name, version in packages.items())
+
+
+def tabulate(results):
+    """Return results as tables: (title, header, rows), all of text.
+
+    Every innermost dictionary of numbers is a row. What it lies in names it: the outermost key is
+    the title of a table, those between are the first columns.
+    """
+    tables = {}
+    for keys, record in _records({k: v for k, v in results.items() if k not in _ABOUT}, ()):
+        title, *labels = keys or ("",)
+        tables.setdefault((title, len(labels)), []).append((labels, record))
+    return [
+        (title.replace("_", " "), *_table(n_labels, entries))
+        for (title, n_labels), entries in tables.items()
+    ]
+
+
+def summarize_parity(results):
+    """Return one row a network: the largest deviation over its layers."""
+    rows = []
+    for name, network in sorted(results["networks"].items()):
+        layers = network.get("layers", [])
+        rows.append(
+            [
+                name,
+                str(len(layers)),
+                *(
+                    f"{max(layer[key] for layer in layers):.1e}"
+                    if layers and all(layer.get(key) is not None for layer in layers)
+                    else "-"
+                    for key in ("openvino", "keras", "keras itself")
+                ),
+            ]
+        )
+    header = ["network", "layers", "OpenVINO", "engine='keras'", "Keras, another batch size"]
+    return [("largest deviation from Keras, relative to the largest number", header, rows)]
+
+
+# Where the general table would be long.
+_SPECIAL = {"parity": summarize_parity}
+
+
+def tables_of(name, results):
+    """Return the tables of a benchmark."""
+    return _SPECIAL.get(name, tabulate)(results)
+
+
+def _is_row(value):
+    """Whether a dictionary holds single values only, or such dictionaries as `summarize` makes."""
+    return all(
+        not isinstance(entry, (dict, list)) or _is_summary(entry) or _is_plain_list(entry)
+        for entry in value.values()
+    )
+
+
+def _is_summary(value):
+    return isinstance(value, dict) and {"median", "low", "high"} == set(value)
+
+
+def _is_plain_list(value):
+    return isinstance(value, list) and not any(isinstance(entry, (dict, list)) for entry in value)
+
+
+def _records(value, keys):
+    """Yield (keys, record) of everything in a nest of dictionaries and lists."""
+    if isinstance(value, list):
+        if _is_plain_list(value):
+            return
+        value = {str(i): entry for i, entry in enumerate(value)}
+    if keys and _is_row(value):
+        yield keys, value
+        return
+    single = {k: v for k, v in value.items() if not isinstance(v, (dict, list)) or _is_summary(v)}
+    if single:
+        yield (keys or ("all",)), single
+    for key, entry in value.items():
+        if key not in single and isinstance(entry, (dict, list)):
+            yield from _records(entry, (*keys, key))
+
+
+def _table(n_labels, entries):
+    columns = list(dict.fromkeys(key for _, record in entries for key in record))
+    columns = [key for key in columns if any(_shown(record.get(key)) for _, record in entries)]
+    header = [""] * n_labels + [key.replace("_", " ") for key in columns]
+    rows = [
+        [*labels, *(_shown(record.get(key)) for key in columns)]
+        for labels, record in entries[:_MOST_ROWS]
+    ]
+    return header, rows
+
+
+def _shown(value):
+    """Return a value as text, numbers with three digits or all of their whole part."""
+    if value is None:
+        return ""
+    if _is_summary(value):
+        low, high = _shown(value["low"]), _shown(value["high"])
+        return f"{_shown(value['median'])} ({low} - {high})"
+    if isinstance(value, list):
+        return ""  # single measurements; the file has them
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value and abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:,.{max(0, 3 - len(str(int(abs(value)))))}f}"
+
+
+# --- Sphinx -----------------------------------------------------------------------------------
+
+
+def setup(app):
+    """Make the directive known to Sphinx."""
+    from docutils import nodes
+    from docutils.parsers.rst import Directive
+
+    def paragraph(text, **attributes):
+        return nodes.paragraph(text, text, **attributes)
+
+    def make_table(header, rows):
+        group = nodes.tgroup(cols=len(header))
+        group += [nodes.colspec(colwidth=1) for _ in header]
+        head, body = nodes.thead(), nodes.tbody()
+        for part, lines in ((head, [header]), (body, rows)):
+            for line in lines:
+                row = nodes.row()
+                row += [nodes.entry("", paragraph(cell)) for cell in line]
+                part += row
+        group += [head, body]
+        return nodes.table("", group)
+
+    class Benchmark(Directive):
+        """Show the figures of one script."""
+
+        required_arguments = 1
+
+        def run(self):
+            """Return the description, the machine, the tables and the picture."""
+            (name,) = self.arguments
+            env = self.state.document.settings.env
+            env.note_dependency(str(BENCHMARKS / "results" / f"{name}.json"))
+            made = [paragraph(text) for text in describe(name)[:1]]
+            results = load(name)
+            if results is None:
+                missing = nodes.note()
+                missing += paragraph(
+                    f"Not measured yet: benchmarks/results/{name}.json is not there. "
+                    f"python benchmarks/{name}.py writes it."
+                )
+                return [*made, missing]
+            machine, packages = describe_machine(results.get("machine", {}))
+            made += [paragraph(f"Machine: {machine}."), paragraph(f"Versions: {packages}.")]
+            for title, header, rows in tables_of(name, results):
+                made += [nodes.rubric(title, title), make_table(header, rows)]
+            picture = BENCHMARKS / "results" / f"{name}.png"
+            if picture.exists():
+                made.append(
+                    nodes.image(
+                        uri=f"../benchmarks/results/{name}.png",
+                        alt=f"The figures of benchmarks/{name}.py as a plot",
+                    )
+                )
+                env.note_dependency(str(picture))
+            return made
+
+    app.add_directive("benchmark", Benchmark)
+    return {"parallel_read_safe": True}

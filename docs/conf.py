@@ -1,0 +1,157 @@
+"""How Sphinx builds the site: ``python -m sphinx -W --keep-going docs docs/_build``.
+
+Nothing here needs a network. The gallery runs the scripts of ``examples/``; photographs and weights
+that are on this machine (``CNNFEAT_EXAMPLE_PHOTOS``, ``KERAS_HOME``) make its pictures real ones.
+"""
+
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
+# Also for the processes that examples start.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(DOCS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import sklearn_cnnfeat
+
+warnings.filterwarnings("ignore", message="Matplotlib is currently using agg")
+
+# --- the project ------------------------------------------------------------------------------
+
+project = "sklearn-cnnfeat"
+author = "The sklearn-cnnfeat developers"
+copyright = author
+release = sklearn_cnnfeat.__version__
+version = release.split("+")[0]
+
+# --- what is read -----------------------------------------------------------------------------
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "benchmark_tables",
+]
+exclude_patterns = ["_build", "**/sg_execution_times.rst", "sg_execution_times.rst"]
+templates_path = ["_templates"]
+default_role = "literal"  # single backticks in docstrings
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+suppress_warnings = [
+    # The gallery's settings hold functions.
+    "config.cache",
+]
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings say more
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+if os.environ.get("READTHEDOCS"):
+    # Links into other sites are looked up in these; a build without a network does without.
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
+        "sklearn": ("https://scikit-learn.org/stable", None),
+        "matplotlib": ("https://matplotlib.org/stable", None),
+    }
+
+# --- the gallery ------------------------------------------------------------------------------
+
+
+class ByStory:
+    """Sort examples from the first that a user wants to the last."""
+
+    ORDER = (
+        "plot_folder_to_svm.py",
+        "plot_own_network.py",
+        "plot_which_layer.py",
+        "plot_layer_search.py",
+        "plot_shapes_of_features.py",
+        "plot_filters_and_maps.py",
+        "plot_maps_layer_by_layer.py",
+        "plot_transfer_learning_maps.py",
+        "plot_vector_as_picture.py",
+        "plot_decision_map.py",
+        "plot_look_alikes.py",
+        "plot_mixed_columns.py",
+    )
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, name):
+        """Return the place of a script; new ones come last, by name."""
+        place = self.ORDER.index(name) if name in self.ORDER else len(self.ORDER)
+        return place, name
+
+    def __repr__(self):
+        return f"<{type(self).__name__}>"
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"/plot_",
+    "ignore_pattern": r"_offline\.py|demo\.py|notebooks",
+    "within_subsection_order": ByStory,
+    "backreferences_dir": "generated/backreferences",
+    "doc_module": ("sklearn_cnnfeat",),
+    "reference_url": {"sklearn_cnnfeat": None},
+    "show_signature": False,
+    "remove_config_comments": True,
+    "download_all_examples": False,
+    "min_reported_time": 1000,
+    "write_computation_times": False,
+    "thumbnail_size": (400, 280),
+    "nested_sections": False,
+    "matplotlib_animations": False,
+    "image_srcset": [],
+}
+
+# --- how it looks -----------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = "sklearn-cnnfeat"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 6,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": ["theme-version"],
+}
+html_sidebars = {"index": []}
+
+
+# --- docstrings that come from scikit-learn -----------------------------------------------------
+
+
+def drop_references(app, what, name, obj, options, lines):
+    """Write the text of links into scikit-learn's own guide without the links."""
+    if str(getattr(obj, "__module__", "")).startswith("sklearn."):
+        text = re.sub(r":ref:`([^<`]+?)\s*(<[^`]*>)?`", r"\1", "\n".join(lines))
+        lines[:] = text.split("\n")
+
+
+def setup(app):
+    """Register what is above with Sphinx."""
+    app.connect("autodoc-process-docstring", drop_references)

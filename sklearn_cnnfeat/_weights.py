@@ -1,0 +1,157 @@
+"""A folder of published weights to carry to where there is no network."""
+
+import json
+import os
+import shutil
+import tempfile
+from numbers import Integral
+from pathlib import Path
+
+import pandas as pd
+
+from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network._published import MANIFEST, VARIABLE, find_weights, read_manifest
+from sklearn_cnnfeat._network._spec import Source, digest_of_file
+from sklearn_cnnfeat._network._zoo import find_architecture, list_models
+
+__all__ = ["pack_weights"]
+
+_README = """\
+# ImageNet weights for sklearn-cnnfeat
+
+Files as Keras publishes them, for machines without a network connection. `{manifest}` holds the
+SHA-256 of each; a file that has changed is refused.
+
+{table}
+
+On Kaggle, attach this folder as a dataset: it is found by itself, and so is `weights="imagenet"`.
+Elsewhere set the environment variable `{variable}` to this folder, or to one that holds it.
+
+The weights are their publishers' work, under their licences: see https://keras.io/api/applications/
+"""
+
+
+def pack_weights(models, folder, *, classifier=False, input_size=None):
+    """Make a folder of published weights, to be used where there is no network.
+
+    Files that this machine has are copied, others are downloaded by Keras first. On Kaggle, a
+    dataset of the folder is found by itself once it is attached to a notebook; elsewhere the
+    environment variable ``SKLEARN_CNNFEAT_WEIGHTS`` names the folder (or several, separated as in
+    ``PATH``), which is searched with all that is in it.
+
+    Parameters
+    ----------
+    models : str or list of str
+        Networks by name, as :func:`list_models` lists them.
+
+    folder : str or os.PathLike
+        Where to. It is made where it is missing; files of earlier calls stay.
+
+    classifier : bool, default=False
+        Whether to pack the larger files as well, which layers of the classifier need, such as
+        ``fc1`` and ``predictions``.
+
+    input_size : int, default=None
+        Height and width in pixels of the images that the networks will see. It matters for
+        MobileNets, which have weights for several sizes. None packs those for the network's own.
+
+    Returns
+    -------
+    files : DataFrame
+        One row a file: ``model``, ``file`` (its name), ``n_bytes``, ``sha256``, ``source`` (the
+        path it was copied from) and ``path``.
+
+    Raises
+    ------
+    ValueError
+        If a name is not that of a network.
+    WeightsNotFoundError
+        If weights are not here and cannot be downloaded.
+
+    See Also
+    --------
+    list_models : Networks that are known by name.
+
+    Examples
+    --------
+    Where there is a network:
+
+    >>> from sklearn_cnnfeat import pack_weights
+    >>> pack_weights(["vgg16", "mobilenet_v2"], "my-weights")  # doctest: +SKIP
+
+    Then upload ``my-weights`` as a Kaggle dataset.
+    """
+    architectures = [_find(name) for name in ([models] if isinstance(models, str) else models)]
+    if not architectures:
+        raise ValueError("models is empty; name at least one network, as list_models() lists them.")
+    if input_size is not None and (not isinstance(input_size, Integral) or input_size < 1):
+        raise ValueError(f"input_size must be a number of pixels or None. Got {input_size!r}.")
+    # Whatever is wrong shows before the first file is written.
+    found = [
+        (architecture, _locate(architecture, include_top, input_size))
+        for architecture in architectures
+        for include_top in ((False, True) if classifier else (False,))
+    ]
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    entries, rows = read_manifest(folder), []
+    for architecture, source in found:
+        digest = digest_of_file(str(source))
+        path = folder / source.name
+        if not (path.exists() and digest_of_file(str(path)) == digest):
+            _copy(source, path)
+        entries[path.name] = {
+            "model": architecture.name,
+            "n_bytes": path.stat().st_size,
+            "sha256": digest,
+        }
+        rows.append({"file": path.name, **entries[path.name], "source": str(source), "path": path})
+    _describe(folder, dict(sorted(entries.items())))
+    columns = ["model", "file", "n_bytes", "sha256", "source", "path"]
+    return pd.DataFrame(rows, columns=columns).astype({"path": str})
+
+
+def _find(name):
+    architecture = find_architecture(name) if isinstance(name, str) else None
+    if architecture is None:
+        raise ValueError(
+            f"There is no network {name!r} with published weights. list_models() lists the "
+            f"{len(list_models())} there are, such as 'vgg16' and 'mobilenet_v2'."
+        )
+    return architecture
+
+
+def _locate(architecture, include_top, input_size):
+    """Return the path of a published file on this machine, downloaded where it is missing."""
+    size = (input_size or architecture.native_size,) * 2
+    path = find_weights(architecture, include_top, size).path
+    if path is None:
+        source = Source("zoo", architecture.name, weights="imagenet", include_top=include_top)
+        path = _build.download_weights(source, size)
+    return path
+
+
+def _copy(source, path):
+    """Copy a file; one of that name is there whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    os.close(handle)
+    try:
+        shutil.copyfile(source, temporary)
+        os.chmod(temporary, 0o644)  # for whoever the folder is carried to
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _describe(folder, entries):
+    """Write the manifest and a README."""
+    content = {"format": 1, "files": entries}
+    lines = ["| network | file | MB |", "| --- | --- | --- |"]
+    for name, entry in entries.items():
+        lines.append(f"| `{entry['model']}` | `{name}` | {entry['n_bytes'] / 1e6:.1f} |")
+    readme = _README.format(manifest=MANIFEST, table="\n".join(lines), variable=VARIABLE)
+    for name, text in ((MANIFEST, json.dumps(content, indent=1) + "\n"), ("README.md", readme)):
+        temporary = folder / f".{name}.part"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / name)
