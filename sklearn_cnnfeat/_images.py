@@ -34,6 +34,8 @@ from PIL import (
 )
 from scipy.sparse import issparse
 
+from sklearn_cnnfeat._urls import check_urls, is_url, read_url
+
 __all__ = [
     "DECODES",
     "EXTENSIONS",
@@ -206,8 +208,12 @@ class Images:
         """Raise if files are missing, before any time is spent on the others."""
         if self.kind != "path":
             return
-        missing, not_files = [], []
+        missing, not_files, urls = [], [], []
         for path in self._items:
+            if is_url(path):
+                # Asked for one by one only when they are read: that may take a while each.
+                urls.append(path)
+                continue
             try:
                 mode = os.stat(path).st_mode
             except (OSError, ValueError):  # ValueError: a null character in the name
@@ -215,6 +221,7 @@ class Images:
             else:
                 if not stat.S_ISREG(mode):
                     not_files.append(path)
+        check_urls(urls)
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} of the {len(self)} files in X cannot be found: "
@@ -234,10 +241,15 @@ class Images:
             raise ImageError(self.name(i), "it is missing")
         if self.kind == "path":
             try:
+                if is_url(item):
+                    return read_url(item)
                 with open(item, "rb") as file:
                     if os.fstat(file.fileno()).st_size > _MOST_BYTES:
                         raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
                     return file.read()
+            except ImportError:
+                # Nothing is wrong with the image.
+                raise
             except Exception as error:
                 raise ImageError(item, _reason(error)) from error
         if self.kind == "pil":

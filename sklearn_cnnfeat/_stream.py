@@ -17,6 +17,7 @@ from itertools import chain, islice
 import joblib
 import numpy as np
 
+from sklearn_cnnfeat._distributed import tasks_at_once
 from sklearn_cnnfeat._images import ImageError, first_few
 
 # Images decoded or being decoded, for each thread, before the network takes them.
@@ -70,8 +71,11 @@ def thread_count(n_jobs):
     """Return the number of threads that `n_jobs` means.
 
     None stands for the cores that this process may use, or for its share of them where
-    ``OMP_NUM_THREADS`` says so, as joblib's workers do.
+    ``OMP_NUM_THREADS`` says so, as joblib's workers do. A task of Dask has one core, whatever
+    `n_jobs` is: its worker runs as many tasks as it has cores.
     """
+    if tasks_at_once() is not None:
+        return 1
     if n_jobs is not None and n_jobs > 0:
         return n_jobs
     cores = joblib.cpu_count()

@@ -15,8 +15,10 @@ import psutil
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
+from sklearn_cnnfeat import _distributed
 from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
 from sklearn_cnnfeat._home import home_folder
 from sklearn_cnnfeat._images import (
@@ -334,7 +336,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         X : sequence of images
             Paths, encoded images (`bytes`), PIL images or arrays, in a list, array, Series or a
             data frame of one column; or one array: (n, height, width, channels),
-            (n, height, width), or 2-D with `image_shape`.
+            (n, height, width), or 2-D with `image_shape`. Paths may be URLs that fsspec knows
+            (``"s3://bucket/photo.jpg"``), with ``pip install "sklearn-cnnfeat[fsspec]"``. A Dask
+            array of images, bag of paths or bytes, or column of paths of a data frame: its first
+            partition is looked at.
 
         y : None
             Ignored.
@@ -382,10 +387,15 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             As of `transform`.
         """
         del y
-        return self._transform(self._fit(X))
+        images = self._fit(X)
+        if _distributed.is_collection(X):
+            return self._transform_lazily(X)
+        return self._transform(images)
 
     def _fit(self, X):
         _check_formats(self.formats)
+        if _distributed.is_collection(X):
+            X = _distributed.first_images(X)
         images = self._read(X, reset=True)
         self._prepare(self._make_spec(images), images)
         if len(set(self.layer_names_)) < len(self.layer_names_):
@@ -573,9 +583,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        features : ndarray of shape (n_images, n_features), float32
+        features : ndarray or dask array of shape (n_images, n_features), float32
             One row an image, in the order of `X`. With ``pooling=None``: the maps,
-            (n_images, height, width, channels).
+            (n_images, height, width, channels). For a collection of Dask a lazy array: each of
+            its partitions is computed by a task on one core, when Dask is asked for it.
 
         Raises
         ------
@@ -585,14 +596,28 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             If the features would not fit into memory; nothing was computed.
         """
         check_is_fitted(self)
+        if _distributed.is_collection(X):
+            return self._transform_lazily(X)
         return self._transform(self._read(X, reset=False))
 
     def _transform(self, images):
-        shape = self._shapes[0] if self.pooling is None else (self._n_features_out,)
+        shape = self._row_shape_out()
         self._check_memory(len(images), shape)
         out = np.empty((len(images), *shape), np.float32)
         self._run(images, ArraySink(out, self._columns()))
         return out
+
+    def _transform_lazily(self, X):
+        container = _get_output_config("transform", self)["dense"]
+        if container != "default":
+            raise ValueError(
+                f"set_output(transform={container!r}) makes a table in memory, and the features of "
+                "a Dask collection are a lazy Dask array. Use set_output(transform='default')."
+            )
+        return _distributed.transform_lazily(self, X, self._row_shape_out())
+
+    def _row_shape_out(self):
+        return self._shapes[0] if self.pooling is None else (self._n_features_out,)
 
     def _run(self, images, sink, description="features"):
         """Stream images through the network into a sink; return how many were computed."""
@@ -625,7 +650,13 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 images,
                 image_spec,
                 sink,
-                lambda: self._open_program().compile(dtype, self.precision, n_threads, batch_size),
+                lambda: self._open_program().compile(
+                    dtype,
+                    self.precision,
+                    n_threads,
+                    batch_size,
+                    _distributed.tasks_at_once() or 1,
+                ),
                 n_threads=n_threads,
                 on_error=self.on_error,
                 bar=bar,

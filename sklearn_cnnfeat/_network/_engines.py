@@ -30,11 +30,13 @@ class OpenVINOEngine:
         Images computed at the same time, each on one core.
     batch_size : int or None
         Images a request; None for one.
+    n_callers : int, default=1
+        Calls of `run` at the same time, each of which gets `n_threads`.
     """
 
     name = "openvino"
 
-    def __init__(self, network, dtype, precision, n_threads, batch_size):
+    def __init__(self, network, dtype, precision, n_threads, batch_size, n_callers=1):
         import openvino
 
         self.batch_size = batch_size or 1
@@ -51,8 +53,8 @@ class OpenVINOEngine:
             "CPU",
             {
                 "PERFORMANCE_HINT": "THROUGHPUT",
-                "NUM_STREAMS": n_threads,
-                "INFERENCE_NUM_THREADS": n_threads,
+                "NUM_STREAMS": n_threads * n_callers,
+                "INFERENCE_NUM_THREADS": n_threads * n_callers,
                 # Two processes would be pinned to the same cores.
                 "ENABLE_CPU_PINNING": False,
                 "INFERENCE_PRECISION_HINT": hint,

@@ -156,9 +156,12 @@ class Program:
         self._compiled = OrderedDict()
         self._lock = threading.Lock()
 
-    def compile(self, dtype, precision, n_threads, batch_size):
-        """Return an engine; one is kept for each set of arguments that is in use."""
-        key = (np.dtype(dtype).name, precision, n_threads, batch_size)
+    def compile(self, dtype, precision, n_threads, batch_size, n_callers=1):
+        """Return an engine; one is kept for each set of arguments that is in use.
+
+        `n_callers` of them, each with `n_threads`, use it at the same time.
+        """
+        key = (np.dtype(dtype).name, precision, n_threads, batch_size, n_callers)
         _check_process()
         with self._lock:
             if key not in self._compiled:
@@ -168,14 +171,16 @@ class Program:
             self._compiled.move_to_end(key)
             return self._compiled[key]
 
-    def _make_engine(self, dtype, precision, n_threads, batch_size):
+    def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
         if self.engine == "keras":
             if self._graph is None:
                 self._graph = _build.build_graph(self.spec, self.model).freeze()
             return _engines.KerasEngine(self._graph, batch_size)
         try:
             network = self.read_network()
-            return _engines.OpenVINOEngine(network, dtype, precision, n_threads, batch_size)
+            return _engines.OpenVINOEngine(
+                network, dtype, precision, n_threads, batch_size, n_callers
+            )
         except Exception as error:
             raise EngineError(
                 f"OpenVINO cannot load {_build.describe(self.spec.source)}: {_first_line(error)}."
@@ -299,6 +304,7 @@ def _compile(spec, engine, folder, model, announce):
     name = _build.describe(spec.source)
     if announce:
         announce(f"compiling {name} (once; kept for later runs)")
+    _check_same_file(spec)
     graph = _build.build_graph(spec, model)
     failed = False
     if engine == "keras":
@@ -322,6 +328,21 @@ def _compile(spec, engine, folder, model, announce):
         # Read back, its weights are mapped from the file and shared among processes.
         return Program(spec, graph.info, "openvino", folder=folder)
     return program
+
+
+def _check_same_file(spec):
+    """Raise where the file of a model or of its weights is not the one that `fit` saw."""
+    source = spec.source
+    if source.kind == "object":
+        return
+    here = identify(replace(source, digest=None), spec.layers, spec.input_size)
+    if here.digest != source.digest:
+        name = source.name if source.kind == "file" else source.weights
+        raise ValueError(
+            f"The weights of {_build.describe(source)} ({name!r}) are not those that fit saw: the "
+            "file has changed, or is another one on this machine. Call fit again, or put the "
+            "file back."
+        )
 
 
 def _calibrate(spec, engine, folder, model, announce, calibrate):
