@@ -135,6 +135,9 @@ def run_stream(options, folder):
         def write(self, i, rows):
             sample(i)
 
+        def fail(self, i, *error):
+            raise SystemExit(f"image {i} cannot be read")
+
     cnn._run(images, Sink())
     return sample.samples
 

@@ -169,7 +169,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
     n_jobs : int, default=None
         Threads for decoding and for the network. None stands for all cores that this process may
-        use, or for its share (``OMP_NUM_THREADS``) inside a worker of joblib.
+        use, or for its share (``OMP_NUM_THREADS``) inside a worker of joblib. In a worker of Dask
+        each task has one core in any case.
 
     random_state : int, RandomState instance or None, default=None
         Determines the weights where ``weights=None``.
@@ -635,7 +636,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
     def _stream(self, images, sink, description, positions=None):
         """Do as `_run` with the engine of `fit`, for all images or those at some positions."""
         image_spec = self._image_spec(self._info)
-        n_threads = thread_count(self.n_jobs)
+        # A task of Dask has one core, whatever n_jobs is: there are as many tasks as cores.
+        n_callers = _distributed.tasks_at_once()
+        n_threads = thread_count(self.n_jobs) if n_callers is None else None
         dtype = np.float32 if callable(self.preprocessing) else images.dtype
         # Images of their own sizes do not go into one array.
         batch_size = self.batch_size if self.input_size_ is not None else 1
@@ -653,9 +656,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 lambda: self._open_program().compile(
                     dtype,
                     self.precision,
-                    n_threads,
+                    n_threads or 1,
                     batch_size,
-                    _distributed.tasks_at_once() or 1,
+                    n_callers,
                 ),
                 n_threads=n_threads,
                 on_error=self.on_error,

@@ -1,6 +1,7 @@
 """Dask: collections of images, a cluster of real processes, and a search over its workers."""
 
 import os
+import time
 
 import dask
 import dask.array
@@ -22,7 +23,6 @@ from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._distributed import tasks_at_once
 from sklearn_cnnfeat._images import ImageError
 from sklearn_cnnfeat._network import _engines, _programs
-from sklearn_cnnfeat._stream import thread_count
 
 N = 11
 
@@ -204,7 +204,7 @@ def _count_loads():
     if not hasattr(_engines, "init"):
         _engines.init = _engines.OpenVINOEngine.__init__
 
-    def init(engine, network, dtype, precision, n_threads, batch_size, n_callers=1):
+    def init(engine, network, dtype, precision, n_threads, batch_size, n_callers=None):
         _engines.loads.append((n_threads, n_callers))
         _engines.init(engine, network, dtype, precision, n_threads, batch_size, n_callers)
 
@@ -235,7 +235,6 @@ def test_threads_of_a_worker_share_a_network(network, files, expected):
             rows = cnn.transform(_frame(files, 8)).compute()
             np.testing.assert_array_equal(rows, expected)
             assert list(client.run(_loads).values()) == [[(1, 2)]]
-            assert client.submit(thread_count, None).result() == 1
             assert client.submit(tasks_at_once).result() == 2
     assert tasks_at_once() is None
 
@@ -256,3 +255,18 @@ def test_search_on_a_cluster(network, files, client, tmp_path):
     assert set(where) <= pids
     for key in ("mean_test_score", "params"):
         np.testing.assert_array_equal(parallel.cv_results_[key], search.cv_results_[key])
+
+
+def _cores_used(cnn, files):
+    """Return the seconds of all cores over the seconds that passed, for many images."""
+    start, used = time.perf_counter(), time.process_time()
+    cnn.transform(files)
+    return (time.process_time() - used) / (time.perf_counter() - start)
+
+
+def test_a_task_uses_one_core(network, client, tmp_path):
+    # Large enough that decoding and the network both take a while.
+    files = save_photos(tmp_path, 40, side=(300, 400)) * 10
+    cnn = CNNFeatureTransformer(network, "two", "avg", input_size=300).fit(files)
+    client.submit(cnn.transform, files[:10]).result()
+    assert client.submit(_cores_used, cnn, files).result() < 1.25

@@ -30,17 +30,21 @@ class OpenVINOEngine:
         Images computed at the same time, each on one core.
     batch_size : int or None
         Images a request; None for one.
-    n_callers : int, default=1
-        Calls of `run` at the same time, each of which gets `n_threads`.
+    n_callers : int, default=None
+        Calls of `run` at the same time, each of which computes in its turn and works nothing ahead,
+        so that it keeps one core busy. None is for one call at a time, on all threads.
     """
 
     name = "openvino"
 
-    def __init__(self, network, dtype, precision, n_threads, batch_size, n_callers=1):
+    def __init__(self, network, dtype, precision, n_threads, batch_size, n_callers=None):
         import openvino
 
         self.batch_size = batch_size or 1
-        self._n_threads = n_threads
+        # Twice as many requests as threads: the next image is there when one is done.
+        self._n_requests = 2 * n_threads if n_callers is None else 1
+        self._waits = n_callers is not None
+        n_threads = n_threads if n_callers is None else n_callers
         network = network.clone()
         shape = network.inputs[0].partial_shape
         shape[0] = self.batch_size
@@ -53,8 +57,8 @@ class OpenVINOEngine:
             "CPU",
             {
                 "PERFORMANCE_HINT": "THROUGHPUT",
-                "NUM_STREAMS": n_threads * n_callers,
-                "INFERENCE_NUM_THREADS": n_threads * n_callers,
+                "NUM_STREAMS": n_threads,
+                "INFERENCE_NUM_THREADS": n_threads,
                 # Two processes would be pinned to the same cores.
                 "ENABLE_CPU_PINNING": False,
                 "INFERENCE_PRECISION_HINT": hint,
@@ -63,10 +67,9 @@ class OpenVINOEngine:
 
     def run(self, batches, deliver):
         """Compute all batches; return when every row was delivered."""
-        # Twice as many requests as threads: the next image is there when one is done. They are
-        # waited for in order instead of calling back: a callback comes from OpenVINO's threads,
-        # which then need the interpreter at moments when it may be waiting for them.
-        idle = [self._compiled.create_infer_request() for _ in range(2 * self._n_threads)]
+        # They are waited for in order instead of calling back: a callback comes from OpenVINO's
+        # threads, which then need the interpreter at moments when it may be waiting for them.
+        idle = [self._compiled.create_infer_request() for _ in range(self._n_requests)]
         in_flight = deque()
         n_heads = len(self._compiled.outputs)
 
@@ -87,6 +90,8 @@ class OpenVINOEngine:
                 # reads the pixels where they are.
                 in_flight.append((request, tokens, pixels))
                 request.start_async({0: pixels}, share_inputs=True)
+                if self._waits:
+                    idle.append(finish())
             while in_flight:
                 finish()
         finally:

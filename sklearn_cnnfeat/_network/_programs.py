@@ -156,10 +156,10 @@ class Program:
         self._compiled = OrderedDict()
         self._lock = threading.Lock()
 
-    def compile(self, dtype, precision, n_threads, batch_size, n_callers=1):
+    def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
         """Return an engine; one is kept for each set of arguments that is in use.
 
-        `n_callers` of them, each with `n_threads`, use it at the same time.
+        Where `n_callers` is given, so many use it at the same time, each with one core.
         """
         key = (np.dtype(dtype).name, precision, n_threads, batch_size, n_callers)
         _check_process()
