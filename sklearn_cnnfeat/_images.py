@@ -196,6 +196,20 @@ class Images:
         self._value_range = value_range
         self._data_format = data_format
 
+    def absolute_part(self, span):
+        """Return the images at the positions of a range, their paths from the root on."""
+        return Images(
+            [
+                path if is_url(path) else os.path.abspath(path)
+                for path in self._items[span.start : span.stop]
+            ],
+            self.kind,
+            dtype=self.dtype,
+            index=None,
+            value_range=self._value_range,
+            data_format=self._data_format,
+        )
+
     def __len__(self):
         return len(self._items)
 

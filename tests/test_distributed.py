@@ -56,7 +56,7 @@ def expected(cnn, files):
 def client(home):
     """Connect to two worker processes of one thread each."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         with Client(cluster) as client:
             yield client
@@ -227,7 +227,7 @@ def test_workers_keep_their_network_and_use_one_core(network, files, client):
 
 def test_threads_of_a_worker_share_a_network(network, files, expected):
     with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None
+        n_workers=1, threads_per_worker=2, processes=True, dashboard_address=":0"
     ) as cluster:
         with Client(cluster) as client:
             client.run(_count_loads)
@@ -264,9 +264,11 @@ def _cores_used(cnn, files):
     return (time.process_time() - used) / (time.perf_counter() - start)
 
 
-def test_a_task_uses_one_core(network, client, tmp_path):
+def test_a_task_uses_one_core(client, tmp_path):
     # Large enough that decoding and the network both take a while.
     files = save_photos(tmp_path, 40, side=(300, 400)) * 10
-    cnn = CNNFeatureTransformer(network, "two", "avg", input_size=300).fit(files)
+    cnn = CNNFeatureTransformer(
+        "mobilenet", "conv_pw_3_relu", "avg", weights=None, random_state=0, input_size=160
+    ).fit(files)
     client.submit(cnn.transform, files[:10]).result()
     assert client.submit(_cores_used, cnn, files).result() < 1.25
