@@ -965,11 +965,8 @@ def compute_part_on_worker(common, images, stamps, positions, first):
         )
     here = [json.loads(text) for text in cnn._recipes()]
     if here != recipe:
-        changes = "; ".join(
-            change
-            for then, now in zip(recipe, here, strict=True)
-            for change in _differences({"recipe": [then]}, {"recipe": [now]})
-        )
+        then, now = ({"n_images": 0, "recipe": value} for value in (recipe, here))
+        changes = "; ".join(_differences(then, now))
         raise RuntimeError(
             f"{where} would compute other features than this run is about: {changes}. Install the "
             "same versions everywhere."

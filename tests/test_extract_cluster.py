@@ -161,9 +161,9 @@ def test_worker_without_the_package(cnn, files, tmp_path, folders, client):
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ModuleNotFoundError('not installed here')\n")
     address = client.scheduler.address
+    command = f"-m distributed.cli.dask_worker {address} --no-nanny --nthreads 1 --no-dashboard"
     worker = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny"]
-        + ["--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)],
+        [sys.executable, *command.split(), "--local-directory", str(tmp_path)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
