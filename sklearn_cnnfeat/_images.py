@@ -197,10 +197,10 @@ class Images:
         self._data_format = data_format
 
     def absolute_part(self, span):
-        """Return the images at the positions of a range, their paths from the root on."""
+        """Return the files at the positions of a range, their paths from the root on."""
         return Images(
             [
-                path if is_url(path) else os.path.abspath(path)
+                path if path is None or is_url(path) else os.path.abspath(path)
                 for path in self._items[span.start : span.stop]
             ],
             self.kind,
