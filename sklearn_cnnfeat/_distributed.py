@@ -221,13 +221,15 @@ def connected(client):
         own.close()
 
 
-def check_workers(client):
+def check_workers(client, function):
     """Raise where there is no worker, or one that lacks this package.
 
     Parameters
     ----------
     client : dask.distributed.Client
         Of the cluster.
+    function : callable
+        What workers are to run.
 
     Raises
     ------
@@ -235,10 +237,14 @@ def check_workers(client):
         With the addresses of those that cannot work, and why.
     """
 
+    module = function.__module__
+
     def find_problem():
         # A function in a function is sent as code: it runs where this package is not.
+        import importlib
+
         try:
-            import sklearn_cnnfeat._extract  # noqa: F401
+            importlib.import_module(module)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return None

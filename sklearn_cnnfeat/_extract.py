@@ -580,7 +580,7 @@ class _Job:
 
     def _compute_on_cluster(self, parts, positions):
         """Do as `compute_parts`, one part a task."""
-        _distributed.check_workers(self.client)
+        _distributed.check_workers(self.client, compute_part_on_worker)
         cnn = _distributed.copy_for_workers(self.cnn)
         common = parts, cnn, self.steps, self.manifest["recipe"]
         numbers, starts = np.unique(positions // parts.part_size, return_index=True)
