@@ -283,3 +283,41 @@ def test_broken_openvino(error, network, files, expected, without, tmp_path):
     rows = np.frombuffer(bytes.fromhex(output[1]), np.float32).reshape(expected.shape)
     np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
     assert reason in output[2]
+
+
+# --- long runs ------------------------------------------------------------------------------------
+
+
+def test_images_of_other_sizes_take_no_memory(tmp_path):
+    """OpenVINO would keep kernels for each of 3,000 sizes: 500 MB."""
+    import keras
+
+    path = str(tmp_path / "any.keras")
+    keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Conv2D(16, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.DepthwiseConv2D(3, activation="relu"),
+            keras.layers.Conv2D(32, 3, strides=2, name="features"),
+        ]
+    ).save(path)
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)
+    # A process of its own loads the network without TensorFlow, whose memory moves as well.
+    CNNFeatureTransformer(path, "features", "avg").fit([pixels])
+    script = """
+        import numpy as np
+        import psutil
+        from sklearn_cnnfeat import CNNFeatureTransformer
+        random = np.random.default_rng(0)
+        pixels = random.integers(0, 256, (160, 160, 3), np.uint8)
+        cnn = CNNFeatureTransformer(network, "features", "avg", n_jobs=2).fit([pixels])
+        def run(n):
+            sizes = random.integers(32, 161, (n, 2))
+            cnn.transform([pixels[:height, :width] for height, width in sizes])
+        run(300)
+        before = psutil.Process().memory_info().rss
+        run(2700)
+        print((psutil.Process().memory_info().rss - before) / 1e6)
+    """
+    assert float(finish(start(script, network=path, files=[]))) < 60

@@ -13,6 +13,8 @@ import numpy as np
 # Images a call for TensorFlow, which gains from large batches; OpenVINO keeps its cores busy with
 # single images, one a core, which also makes a row independent of the batch it sits in.
 KERAS_BATCH = 32
+# Sizes of images that kernels are kept for, where a network takes images of any size.
+_KEPT_SIZES = 4
 
 
 class OpenVINOEngine:
@@ -52,18 +54,20 @@ class OpenVINOEngine:
         steps = openvino.preprocess.PrePostProcessor(network)
         steps.input().tensor().set_element_type(openvino.Type(np.dtype(dtype)))
         hint = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}[precision]
-        self._compiled = openvino.Core().compile_model(
-            steps.build(),
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "THROUGHPUT",
-                "NUM_STREAMS": n_threads,
-                "INFERENCE_NUM_THREADS": n_threads,
-                # Two processes would be pinned to the same cores.
-                "ENABLE_CPU_PINNING": False,
-                "INFERENCE_PRECISION_HINT": hint,
-            },
-        )
+        options = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": n_threads,
+            "INFERENCE_NUM_THREADS": n_threads,
+            # Two processes would be pinned to the same cores.
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": hint,
+        }
+        if shape.is_dynamic:
+            # Of each layer, the kernels for some sizes of images are kept. OpenVINO's own limit is
+            # so high that memory would grow by gigabytes with images of ever other sizes.
+            kept = max(100, _KEPT_SIZES * len(network.get_ops()))
+            options["CPU_RUNTIME_CACHE_CAPACITY"] = str(kept)
+        self._compiled = openvino.Core().compile_model(steps.build(), "CPU", options)
 
     def run(self, batches, deliver):
         """Compute all batches; return when every row was delivered."""
