@@ -233,8 +233,8 @@ def summarize_run(samples):
 def main():
     """Run, print, write."""
     parser = make_parser("long_run", __doc__, rounds=1)
-    parser.add_argument("--calls", type=int, default=50_000, help="calls of transform")
-    parser.add_argument("--images", type=int, default=40_000, help="files of the stream")
+    parser.add_argument("--calls", type=int, default=100_000, help="calls of transform")
+    parser.add_argument("--images", type=int, default=80_000, help="files of the stream")
     parser.add_argument("--sizes", type=int, default=30_000, help="images of other sizes")
     parser.add_argument("--job", choices=list(RUNS), help="for processes of its own")
     parser.add_argument("--folder", type=Path, help="for processes of its own")
