@@ -10,6 +10,9 @@ import time
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer, _distributed, extract, load_features
@@ -102,6 +105,14 @@ def test_bad_images(on_error, cnn, files, folders, client, tmp_path):
         X, folders[1] / "f.npy", cnn, on_error=on_error, retry_errors=True, client=client, **how
     )
     assert (report.n_computed, report.n_errors) == (1, 0)
+
+
+def test_a_pipeline(cnn, files, folders, client):
+    pipe = make_pipeline(cnn, StandardScaler(), PCA(3, random_state=0)).fit(files)
+    for folder, where in zip(folders, (None, client), strict=True):
+        report = extract(files, folder / "f.npy", pipe, part_size=8, client=where, verbose=0)
+        assert report.n_features == 3
+    assert _contents(folders[1]) == _contents(folders[0])
 
 
 def test_a_worker_is_killed(tmp_path, folders, home):
