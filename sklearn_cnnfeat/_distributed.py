@@ -32,10 +32,10 @@ def tasks_at_once():
 
     A worker of a cluster has as many threads as it may use cores, and runs a task in each.
     """
-    distributed = sys.modules.get("distributed")
-    if distributed is not None:
+    get_worker = getattr(sys.modules.get("distributed"), "get_worker", None)
+    if get_worker is not None:
         try:
-            return distributed.get_worker().state.nthreads
+            return get_worker().state.nthreads
         except ValueError:  # not within a task
             pass
     return _tasks.get()

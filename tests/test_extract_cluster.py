@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small_network import save_network, save_photos
 
+import sklearn_cnnfeat
 from sklearn_cnnfeat import CNNFeatureTransformer, _distributed, extract, load_features
 from sklearn_cnnfeat._images import ImageError
 
 N = 45
+ROOT = str(Path(sklearn_cnnfeat.__file__).parents[1])
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +149,55 @@ def test_a_worker_is_killed(tmp_path, folders, home):
             assert left[0] > 2
             assert set(client.run(os.getpid).values()) != set(pids)
     assert report.n_computed == len(files)
+    assert _contents(cluster_folder) == _contents(local)
+
+
+def _start(tmp_path, *command, home):
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": ROOT, "SKLEARN_CNNFEAT_HOME": str(home)},
+    )
+
+
+def test_the_scheduler_is_killed(tmp_path, folders, home, monkeypatch):
+    monkeypatch.setattr(_distributed, "_NO_WORKERS", 2)
+    files = save_photos(tmp_path / "photos", 60, side=(300, 400)) * 8
+    cnn = CNNFeatureTransformer(
+        "mobilenet", "conv_pw_3_relu", "avg", weights=None, random_state=0, input_size=160
+    ).fit(files)
+    how = {"part_size": 10, "verbose": 0}
+    local, cluster_folder = folders
+    extract(files, local / "f.npy", cnn, **how)
+    parts = cluster_folder / "f.npy.parts"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    cli = "distributed.cli.dask_"
+    options = ["--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]
+    scheduler = _start(tmp_path, f"{cli}scheduler", *options, home=home)
+    options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--death-timeout", "10"]
+    worker = _start(tmp_path, f"{cli}worker", address, *options, home=home)
+
+    def kill():
+        while len(list(parts.glob("part-*"))) < 8:
+            time.sleep(0.01)
+        scheduler.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError, match="connection to the scheduler was lost"):
+            extract(files, cluster_folder / "f.npy", cnn, client=address, **how)
+    finally:
+        thread.join()
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+    # Nothing of what was there is lost.
+    report = extract(files, cluster_folder / "f.npy", cnn, **how)
+    assert report.n_computed <= len(files) - 80
     assert _contents(cluster_folder) == _contents(local)
 
 
