@@ -256,7 +256,7 @@ class Images:
         if self.kind == "path":
             try:
                 if is_url(item):
-                    return read_url(item)
+                    return read_url(item, _MOST_BYTES)
                 with open(item, "rb") as file:
                     if os.fstat(file.fileno()).st_size > _MOST_BYTES:
                         raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")

@@ -37,8 +37,15 @@ def check_urls(urls):
         _locate(url)
 
 
-def read_url(url):
+def read_url(url, most_bytes):
     """Return the content of the file at `url`.
+
+    Parameters
+    ----------
+    url : str
+        Where it is.
+    most_bytes : int
+        A larger file is refused. No more than this and one byte is asked for.
 
     Raises
     ------
@@ -46,13 +53,18 @@ def read_url(url):
         As `check_urls`.
     OSError
         If the file cannot be read.
+    ValueError
+        If it is too large.
     """
     system, path = _locate(url)
     try:
-        return system.cat_file(path)
+        content = system.cat_file(path, end=most_bytes + 1)
     except FileNotFoundError as error:
         # Some file systems say the name only.
         raise FileNotFoundError(errno.ENOENT, "there is no such file", url) from error
+    if len(content) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes:,} bytes")
+    return content
 
 
 def _locate(url):

@@ -106,6 +106,13 @@ def test_missing_and_broken(cnn, in_memory, expected):
     assert np.isnan(rows[4:]).all()
 
 
+def test_limit(cnn, in_memory, web, monkeypatch):
+    monkeypatch.setattr("sklearn_cnnfeat._images._MOST_BYTES", 1000)
+    for urls in (in_memory, web):
+        with pytest.raises(ImageError, match="larger than 1,000 bytes"):
+            cnn.transform(urls)
+
+
 def test_cache(cnn, in_memory, expected, tmp_path):
     cached = CNNFeatureTransformer(**{**cnn.get_params(), "cache": tmp_path}).fit(in_memory)
     for _ in range(2):

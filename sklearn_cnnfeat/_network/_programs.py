@@ -304,7 +304,6 @@ def _compile(spec, engine, folder, model, announce):
     name = _build.describe(spec.source)
     if announce:
         announce(f"compiling {name} (once; kept for later runs)")
-    _check_same_file(spec)
     graph = _build.build_graph(spec, model)
     failed = False
     if engine == "keras":
@@ -328,21 +327,6 @@ def _compile(spec, engine, folder, model, announce):
         # Read back, its weights are mapped from the file and shared among processes.
         return Program(spec, graph.info, "openvino", folder=folder)
     return program
-
-
-def _check_same_file(spec):
-    """Raise where the file of a model or of its weights is not the one that `fit` saw."""
-    source = spec.source
-    if source.kind == "object":
-        return
-    here = identify(replace(source, digest=None), spec.layers, spec.input_size)
-    if here.digest != source.digest:
-        name = source.name if source.kind == "file" else source.weights
-        raise ValueError(
-            f"The weights of {_build.describe(source)} ({name!r}) are not those that fit saw: the "
-            "file has changed, or is another one on this machine. Call fit again, or put the "
-            "file back."
-        )
 
 
 def _calibrate(spec, engine, folder, model, announce, calibrate):
