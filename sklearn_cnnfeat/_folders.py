@@ -282,5 +282,43 @@ def _find_images(folder, extensions, root=None):
     return sorted(found)
 
 
+def list_images(places):
+    """Return the paths of images: files as they are named, and those at any depth in folders.
+
+    Parameters
+    ----------
+    places : sequence of str or os.PathLike
+        Files and folders.
+
+    Returns
+    -------
+    paths : list of str
+        In the order of `places`; what lies in a folder sorted by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    ValueError
+        If there are no images.
+    """
+    paths = []
+    for place in map(os.fspath, places):
+        if os.path.isdir(place):
+            paths += _find_images(place, EXTENSIONS)
+        elif os.path.exists(place):
+            paths.append(place)
+        else:
+            raise FileNotFoundError(
+                f"There is no file or folder {place!r}. Relative paths start at {os.getcwd()!r}."
+            )
+    if not paths:
+        raise ValueError(
+            f"There are no images in {first_few(places)}: no file ends with "
+            f"{', '.join(EXTENSIONS)}."
+        )
+    return paths
+
+
 def _raise(error):
     raise error

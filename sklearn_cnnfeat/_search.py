@@ -648,7 +648,7 @@ def layer_report(
     cnn = CNNFeatureTransformer(model, "last", pooling, verbose=verbose, **settings)
     summary = layer_summary(cnn)
     if layers is None:
-        layers = _choose_layers(summary)
+        layers = choose_layers(summary)
     cnn.layer = [layers] if isinstance(layers, (str, Integral)) else list(layers)
     if estimator is None:
         estimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
@@ -667,7 +667,7 @@ def layer_report(
     return report.sort_values("layer", key=lambda paths: paths.map(order), ignore_index=True)
 
 
-def _choose_layers(summary):
+def choose_layers(summary):
     """Return the paths of layers that end a stage of the network."""
     convolutions = np.flatnonzero(summary["type"].str.contains("Conv"))
     maps = summary.iloc[convolutions[0] if len(convolutions) else 0 :]

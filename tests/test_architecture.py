@@ -21,7 +21,7 @@ ROOMS = {
     "tensorflow": {"_network/_build.py"},
     "openvino": {"_network/_engines.py"},
     "nncf": {"_network/_quantize.py"},
-    "matplotlib": {"_inspection/_displays.py"},
+    "matplotlib": {"_demo.py", "_inspection/_displays.py"},
     "PIL": {"_images.py"},
     "pyarrow": {"_sinks.py"},
     "zarr": {"_sinks.py"},
@@ -29,6 +29,8 @@ ROOMS = {
     "sqlite3": {"_cache.py", "_database.py"},
     "dask": {"_distributed.py"},
     "fsspec": {"_urls.py"},
+    "click": {"_cli.py", "_terminal.py"},
+    "skops": {"_saving.py"},
 }
 
 

@@ -489,6 +489,20 @@ def test_layers_of_the_users_own_are_not_kept(files, tmp_path, computed):
     assert not (tmp_path / "cache").exists()
 
 
+def test_functional_models_are_kept(files, tmp_path, computed):
+    import keras
+
+    inputs = keras.Input((32, 32, 3))
+    one = keras.layers.Conv2D(2, 3, name="one")(inputs)
+    both = keras.layers.Concatenate(name="both")([one, keras.layers.ReLU()(one)])
+    keras.Model(inputs, both).save(tmp_path / "functional.keras")
+    cnn = CNNFeatureTransformer(tmp_path / "functional.keras", "both", "avg", cache=tmp_path / "c")
+    rows = cnn.fit_transform(files)
+    computed.clear()
+    np.testing.assert_array_equal(cnn.fit_transform(files), rows)
+    assert not computed
+
+
 # --- faults ---------------------------------------------------------------------------------------
 
 

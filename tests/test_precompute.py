@@ -677,9 +677,9 @@ def test_layer_report_refuses(network, files, y):
 )
 def test_layers_chosen_end_the_stages_of_networks(model, expected):
     from sklearn_cnnfeat import layer_summary
-    from sklearn_cnnfeat._search import _choose_layers
+    from sklearn_cnnfeat._search import choose_layers
 
-    assert re.match(expected, " ".join(_choose_layers(layer_summary(model))))
+    assert re.match(expected, " ".join(choose_layers(layer_summary(model))))
 
 
 def test_photographs(assets, photos, imagenet_home, tmp_path, computed):

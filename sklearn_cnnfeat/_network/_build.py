@@ -14,7 +14,7 @@ import tempfile
 import threading
 import weakref
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +40,12 @@ class WeightsNotFoundError(OSError):
 
 
 _MAX_CONSTANT_BYTES = 256 * 1024**2
+
+_REDIRECTING = threading.Lock()
+
+# What Keras writes as a class in configurations and is none, such as the tensors between the layers
+# of a functional model.
+_PLAIN = ("__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__")
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ class Graph:
 def import_keras():
     """Import Keras on TensorFlow, with the number of threads that this process may use."""
     first = "tensorflow" not in sys.modules
-    import keras
+    with _without_early_messages() if first else nullcontext():
+        import keras
 
     if keras.backend.backend() != "tensorflow":
         raise ImportError(
@@ -113,6 +120,27 @@ def import_keras():
 
         tf.config.threading.set_intra_op_parallelism_threads(int(share))
     return keras
+
+
+@contextmanager
+def _without_early_messages():
+    """Drop what TensorFlow writes before it looks at its log level, where that is to be quiet."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0":
+        yield
+        return
+    with _REDIRECTING:  # or the second thread would take the silence for the error stream
+        try:
+            kept = os.dup(2)
+        except OSError:  # no error stream, so nothing to keep clean
+            yield
+            return
+        try:
+            with open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def has_gpu():
@@ -186,7 +214,7 @@ def has_lasting_identity(model):
         if isinstance(value, list):
             pending.extend(value)
         elif isinstance(value, dict):
-            if "class_name" in value:
+            if "class_name" in value and value["class_name"] not in _PLAIN:
                 module = value.get("module") or ""
                 not_own = {"Lambda", "function"} | REFUSED_LAYERS
                 if not module.startswith("keras") or value["class_name"] in not_own:

@@ -1,0 +1,243 @@
+"""From a folder of photographs to a fitted classifier, and from that to predictions."""
+
+import signal
+import warnings
+
+import joblib
+import numpy as np
+from joblib.externals.loky import get_reusable_executor
+from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from sklearn_cnnfeat._images import ImageError
+from sklearn_cnnfeat._progress import progress
+from sklearn_cnnfeat._search import layer_scores, precompute
+from sklearn_cnnfeat._stream import UnreadableImageWarning
+
+CLASSIFIERS = {
+    "svm": SVC(),
+    "linear-svm": SVC(kernel="linear"),
+    "logreg": LogisticRegression(max_iter=2000),
+}
+# Images that go through a pipeline together.
+_CHUNK = 64
+
+
+def search_folder(
+    photos,
+    cnn,
+    layers,
+    *,
+    poolings=("avg",),
+    classifier="svm",
+    costs=(0.1, 1, 10),
+    folds=5,
+    scoring="accuracy",
+    seed=0,
+    n_jobs=None,
+    verbose=0,
+):
+    """Search layers, poolings and C for the best classifier of photographs.
+
+    Parameters
+    ----------
+    photos : Bunch
+        What `load_image_folder` returns.
+    cnn : CNNFeatureTransformer
+        The network; it must have a cache. With ``on_error="nan"``, photographs that cannot be read
+        are left out.
+    layers, poolings, costs : sequence
+        What to try.
+    classifier : {"svm", "linear-svm", "logreg"}
+        What learns from the standardized features.
+    folds : int
+        Of the stratified cross-validation.
+    scoring : str
+        One of scikit-learn's scores.
+    seed : int
+        Of the shuffling.
+    n_jobs : int, default=None
+        Processes that fit classifiers.
+    verbose : int
+        1 shows progress bars.
+
+    Returns
+    -------
+    search : GridSearchCV
+        Fitted. Its classes are the names of the folders.
+    """
+    score = get_scorer(scoring)
+    paths, names = photos.data, np.array(photos.target_names)[photos.target]
+    _check_classes(names, folds)
+    pipeline = Pipeline([("cnn", cnn), ("scale", StandardScaler()), ("classifier", SVC())])
+    search = GridSearchCV(
+        pipeline,
+        {
+            "cnn__layer": list(layers),
+            "cnn__pooling": list(poolings),
+            "classifier": [CLASSIFIERS[classifier]],
+            "classifier__C": list(costs),
+        },
+        cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
+        scoring=scoring,
+        n_jobs=n_jobs,
+        error_score="raise",
+    )
+    report = precompute(search, paths, verbose=verbose)
+    if report.n_unreadable:
+        readable = _readable(cnn, layers[0], poolings[0], paths)
+        paths, names = paths[readable], names[readable]
+        _check_classes(names, folds)
+    # What is left can be read; a file that breaks later must not become a row of NaN.
+    search.estimator = pipeline.set_params(cnn__on_error="raise")
+    n_fits = len(layers) * len(poolings) * len(costs) * folds
+    if n_jobs not in (None, 1):
+        # A terminal interrupts all processes; only this one knows what to do about it.
+        deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+        try:
+            with joblib.parallel_config("loky", **deaf):
+                return search.fit(paths, names)
+        finally:
+            # Or they would outlive an interrupt, and complain.
+            get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+    with progress(n_fits, "cross-validation", verbose, unit="fit") as bar:
+
+        def counting(estimator, X, y):
+            bar.update()
+            return score(estimator, X, y)
+
+        search.set_params(scoring=counting).fit(paths, names)
+    # The function belongs to this call; a search that is kept has the name.
+    search.scoring, search.scorer_ = scoring, score
+    return search
+
+
+def _check_classes(names, folds):
+    classes, counts = np.unique(names, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"All photographs belong to one class, '{classes[0]}': there is nothing to tell apart. "
+            "The folder needs one sub-folder a class."
+            if len(classes)
+            else "None of the photographs can be read."
+        )
+    smallest = counts.argmin()
+    if counts[smallest] < folds:
+        raise ValueError(
+            f"{folds} folds need {folds} photographs a class, and '{classes[smallest]}' has "
+            f"{counts[smallest]}: add some, or choose fewer folds."
+        )
+
+
+def _readable(cnn, layer, pooling, paths):
+    """Tell which photographs can be read, from the cache for those that can."""
+    cnn = clone(cnn).set_params(layer=layer, pooling=pooling, verbose=0)
+    readable = []
+    with warnings.catch_warnings():
+        # They have been listed already.
+        warnings.simplefilter("ignore", UnreadableImageWarning)
+        for start in range(0, len(paths), _CHUNK):
+            rows = cnn.fit_transform(paths[start : start + _CHUNK])
+            readable.append(~np.isnan(rows).any(axis=1))
+    return np.concatenate(readable)
+
+
+def score_table(search):
+    """Return one dictionary a layer and pooling, at its best C, in the order of the network."""
+    scores = layer_scores(search)
+    order = (-scores["mean_test_score"]).rank(method="first").astype(int)
+    name = search.scoring
+    return [
+        {
+            "layer": row["layer"],
+            "pooling": row["params"]["cnn__pooling"],
+            "features": int(row["n_features"]),
+            "C": float(row["params"]["classifier__C"]),
+            name: float(row["mean_test_score"]),
+            "std": float(row["std_test_score"]),
+            "rank": int(rank),
+        }
+        for rank, (_, row) in zip(order, scores.iterrows(), strict=True)
+    ]
+
+
+def chance(search, photos):
+    """Return the score of who always says the most frequent class, and that class."""
+    names = np.array(photos.target_names)[photos.target]
+    guess = DummyClassifier().fit(np.zeros((len(names), 1)), names)
+    score = get_scorer(search.scoring)(guess, np.zeros((len(names), 1)), names)
+    return float(score), str(guess.predict([[0]])[0])
+
+
+def predict_images(model, paths, *, skip=False, warn=print, verbose=0):
+    """Yield one dictionary an image: path, prediction, and scores or probabilities if there are.
+
+    Parameters
+    ----------
+    model : Pipeline or other fitted estimator
+        What takes images.
+    paths : list of str
+        The images.
+    skip : bool
+        Leave out images that cannot be read, instead of raising.
+    warn : callable
+        Called with a sentence for each image that is left out.
+    verbose : int
+        1 shows a progress bar.
+    """
+    with progress(len(paths), "predicting", verbose) as bar:
+        for start in range(0, len(paths), _CHUNK):
+            chunk = list(paths[start : start + _CHUNK])
+            n_images = len(chunk)
+            while chunk:
+                try:
+                    results = list(_predict(model, chunk))
+                except ImageError as error:
+                    if not skip or error.name not in chunk:
+                        raise
+                    warn(f"left out: {error}")
+                    chunk = [path for path in chunk if path != error.name]
+                else:
+                    yield from results
+                    break
+            bar.update(n_images)
+
+
+def _predict(model, paths):
+    X = np.array(paths, dtype=object)
+    if isinstance(model, Pipeline) and len(model.steps) > 1:
+        # Once through the network, for predictions and scores alike.
+        X, model = model[:-1].transform(X), model.steps[-1][1]
+    columns = _score_columns(model, X)
+    for i, (path, prediction) in enumerate(zip(paths, model.predict(X), strict=True)):
+        yield {
+            "path": path,
+            "prediction": _python(prediction),
+            **{name: _python(values[i]) for name, values in columns.items()},
+        }
+
+
+def _score_columns(model, X):
+    classes = getattr(model, "classes_", None)
+    if classes is None or isinstance(classes, list):
+        return {}
+    if hasattr(model, "predict_proba"):
+        values = model.predict_proba(X)
+        return {f"probability_{name}": values[:, i] for i, name in enumerate(classes)}
+    if hasattr(model, "decision_function"):
+        values = np.asarray(model.decision_function(X))
+        if values.ndim == 1:  # positive for the second class
+            return {f"score_{classes[1]}": values}
+        if values.shape[1] == len(classes):
+            return {f"score_{name}": values[:, i] for i, name in enumerate(classes)}
+    return {}
+
+
+def _python(value):
+    return value.tolist() if hasattr(value, "tolist") else value

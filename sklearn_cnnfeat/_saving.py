@@ -1,0 +1,115 @@
+"""Fitted pipelines on disk: joblib files, or skops files by their suffix."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import joblib
+from sklearn.base import BaseEstimator
+
+from sklearn_cnnfeat._inspection._source import chosen, find_step
+
+SUFFIXES = (".joblib", ".pkl", ".skops")
+
+# Our own classes in a fitted transformer. All that they hold are numbers and names.
+_OURS = [
+    "sklearn_cnnfeat._cache.FeatureCache",
+    "sklearn_cnnfeat._network._spec.Head",
+    "sklearn_cnnfeat._network._spec.NetworkInfo",
+    "sklearn_cnnfeat._network._spec.NetworkSpec",
+    "sklearn_cnnfeat._network._spec.Source",
+    "sklearn_cnnfeat._transformer.CNNFeatureTransformer",
+]
+
+
+def check_saving(path):
+    """Raise where what the suffix of `path` asks for is not installed."""
+    if Path(path).suffix == ".skops":
+        _import_skops()
+
+
+def save_pipeline(pipeline, path):
+    """Write a fitted pipeline, all of it or nothing."""
+    path = Path(path)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    os.close(handle)
+    try:
+        if path.suffix == ".skops":
+            _import_skops().dump(pipeline, unfinished)
+        else:
+            joblib.dump(pipeline, unfinished)
+        # What mkstemp makes is for its owner only.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(unfinished, 0o666 & ~mask)
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+
+
+def load_pipeline(path):
+    """Read a fitted pipeline with a network in it.
+
+    A skops file is read without running code from it, and refused if it holds classes other than
+    those of scikit-learn, NumPy, SciPy and this package. A joblib file may run any code.
+    """
+    path = Path(path)
+    if path.suffix == ".skops":
+        pipeline = _load_skops(path)
+    else:
+        try:
+            pipeline = joblib.load(path)
+        except (OSError, ImportError) as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise
+            raise ImportError(f"{path} needs what is not installed here: {error}") from error
+        except Exception as error:
+            # Damaged or foreign bytes make unpickling raise anything.
+            raise ValueError(
+                f"{path} is no joblib file, or a damaged one ({type(error).__name__}: {error})."
+            ) from error
+    if not isinstance(pipeline, BaseEstimator) or not hasattr(pipeline, "predict"):
+        raise ValueError(
+            f"{path} holds an object of type {type(pipeline).__name__}, not a fitted pipeline of "
+            "a CNNFeatureTransformer and a classifier or regressor."
+        )
+    pipeline = chosen(pipeline)
+    try:
+        find_step(pipeline)
+    except AttributeError as error:  # parameters that one version knows and the other does not
+        raise ValueError(
+            f"{path} was saved by another version of sklearn-cnnfeat or scikit-learn ({error}): "
+            "save it anew with the versions that are installed here."
+        ) from error
+    return pipeline
+
+
+def _load_skops(path):
+    io = _import_skops()
+    try:
+        unknown = sorted(set(io.get_untrusted_types(file=path)) - set(_OURS))
+        if not unknown:
+            return io.load(path, trusted=_OURS)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise ValueError(f"{path} is damaged: {error}") from error
+    except Exception as error:
+        raise ValueError(
+            f"{path} is no skops file, or a damaged one ({type(error).__name__}: {error})."
+        ) from error
+    raise ValueError(
+        f"{path} holds types that are not known to be harmless: {', '.join(unknown)}. If you know "
+        "where it comes from, load it in Python: skops.io.load(path, trusted=[...])."
+    )
+
+
+def _import_skops():
+    try:
+        import skops.io
+    except ImportError as error:
+        raise ImportError(
+            'Files that end with .skops need skops: pip install "sklearn-cnnfeat[skops]"'
+        ) from error
+    return skops.io
