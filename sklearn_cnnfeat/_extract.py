@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import time
 import warnings
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_cnnfeat import _distributed
 from sklearn_cnnfeat._folders import find_images
 from sklearn_cnnfeat._images import ImageError, first_few
 from sklearn_cnnfeat._network._programs import EngineError
@@ -43,7 +45,7 @@ from sklearn_cnnfeat._parts import (
     sync,
     write_whole,
 )
-from sklearn_cnnfeat._progress import announce
+from sklearn_cnnfeat._progress import announce, progress
 from sklearn_cnnfeat._sinks import (
     ASSEMBLED,
     ERRORS,
@@ -82,6 +84,7 @@ def extract(
     part_size=None,
     on_error="raise",
     retry_errors=False,
+    client=None,
     verbose=1,
 ):
     """Compute the features of images into a file, in bounded memory, resumed where it was left.
@@ -131,6 +134,13 @@ def extract(
     retry_errors : bool, default=False
         Whether images that failed in an earlier call are computed again.
 
+    client : dask.distributed.Client or str, default=None
+        A Dask cluster, or the address of its scheduler (``"tcp://scheduler:8786"``), that computes
+        the parts, one a task, each on one core (``pip install "sklearn-cnnfeat[dask]"``). Its
+        workers read the images and write the parts themselves: `X` must hold paths or URLs, and
+        the folders must be there for them under the same names. A part whose worker dies is
+        computed by another. The file is the same, byte for byte.
+
     verbose : int, default=1
         1 shows a progress bar, 0 nothing.
 
@@ -165,7 +175,9 @@ def extract(
     OSError
         If the disk is full or cannot be written to. What is computed is kept.
     ImportError
-        If the format needs a library that is not installed.
+        If the format, or `client`, needs a library that is not installed.
+    ConnectionError
+        If no scheduler can be reached at the address `client`.
 
     Warns
     -----
@@ -243,7 +255,12 @@ def extract(
         on_error=on_error,
         retry_errors=retry_errors,
     )
-    errors, n_computed = job.run()
+    if client is None:
+        errors, n_computed = job.run()
+    else:
+        job.check_for_cluster()
+        with _distributed.connected(client) as job.client:
+            errors, n_computed = job.run()
     return Bunch(
         path=str(to),
         n_images=len(images),
@@ -463,6 +480,7 @@ class _Job:
     part_size: int | None
     on_error: str
     retry_errors: bool
+    client: object = None
 
     def __post_init__(self):
         self.folder = self.to.with_name(f"{self.to.name}.parts")
@@ -547,9 +565,47 @@ class _Job:
         positions = np.concatenate(positions) if positions else np.empty(0, np.int64)
         if not len(positions):
             return 0
+        if self.client is not None:
+            return self._compute_on_cluster(parts, positions)
         return compute_parts(
             parts, self.cnn, self.images, self._stamps(), positions.tolist(), steps=self.steps
         )
+
+    def check_for_cluster(self):
+        """Raise where workers cannot read the images by themselves."""
+        if self.images.kind != "path":
+            raise ValueError(
+                "With client=, workers read the images themselves: X must hold paths or URLs. "
+                "Write the images to files first, or extract without client=."
+            )
+
+    def _compute_on_cluster(self, parts, positions):
+        """Do as `compute_parts`, one part a task."""
+        _distributed.check_workers(self.client, compute_part_on_worker)
+        cnn = _distributed.copy_for_workers(self.cnn)
+        common = parts, cnn, self.steps, self.manifest["recipe"]
+        numbers, starts = np.unique(positions // parts.part_size, return_index=True)
+
+        def jobs():
+            lots = np.split(positions, starts[1:])
+            for number, lot in zip(numbers.tolist(), lots, strict=True):
+                span = parts.span(number)
+                stamps = self._stamps()[span.start : span.stop]
+                yield (
+                    self.images.absolute_part(span),
+                    stamps,
+                    (lot - span.start).tolist(),
+                    span.start,
+                )
+
+        n_computed = 0
+        n_known = len(self.images) - len(positions)
+        with progress(len(self.images), "extract", self.cnn.verbose, n_known) as bar:
+            tasks = _distributed.run_tasks(self.client, compute_part_on_worker, common, jobs())
+            for n_of_part, n_done in tasks:
+                n_computed += n_of_part
+                bar.update(n_done)
+        return n_computed
 
     def _assemble(self, parts):
         """Make the file of all parts; return the errors."""
@@ -885,6 +941,46 @@ def compute_parts(parts, cnn, images, stamps, positions, first=0, steps=None):
     except EngineError as error:
         # `transform` would go on with Keras, whose numbers differ from those of earlier parts.
         raise EngineError(f"{error} Pass engine='keras' to compute it with Keras.") from error
+
+
+def compute_part_on_worker(common, images, stamps, positions, first):
+    """Compute some images of one part and close it, on a machine that may not be the caller's.
+
+    Parameters
+    ----------
+    common : tuple
+        Parts, transformer, steps behind it or None, and the recipe that its rows must have.
+    images, stamps, positions, first
+        As for `compute_parts`.
+
+    Returns
+    -------
+    n_computed, n_done : int
+        Number of images that went through the network, and of `positions`.
+    """
+    parts, cnn, steps, recipe = common
+    where = f"the worker on {socket.gethostname()} (process {os.getpid()})"
+    if not (parts.folder / _MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"{where} does not see the folder {str(parts.folder)!r}. With client=, the output must "
+            "lie where all workers find it under the same name, on a network file system, say."
+        )
+    here = [json.loads(text) for text in cnn._recipes()]
+    if here != recipe:
+        then, now = ({"n_images": 0, "recipe": value} for value in (recipe, here))
+        changes = "; ".join(_differences(then, now))
+        raise RuntimeError(
+            f"{where} would compute other features than this run is about: {changes}. Install the "
+            "same versions everywhere."
+        )
+    # Of what was there a moment ago, nothing is: as errors of images that would be misleading.
+    known = [images.name(i) for i in positions if stamps[i].any()]
+    if known and not any(map(os.path.exists, known)):
+        raise FileNotFoundError(
+            f"{where} does not see the images: of {len(known)} not one is there: "
+            f"{first_few(known)}. With client=, all workers must find them under the same names."
+        )
+    return compute_parts(parts, cnn, images, stamps, positions, first, steps), len(positions)
 
 
 def explain(error, folder):

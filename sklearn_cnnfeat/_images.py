@@ -34,6 +34,8 @@ from PIL import (
 )
 from scipy.sparse import issparse
 
+from sklearn_cnnfeat._urls import check_urls, is_url, read_url
+
 __all__ = [
     "DECODES",
     "EXTENSIONS",
@@ -194,6 +196,20 @@ class Images:
         self._value_range = value_range
         self._data_format = data_format
 
+    def absolute_part(self, span):
+        """Return the files at the positions of a range, their paths from the root on."""
+        return Images(
+            [
+                path if path is None or is_url(path) else os.path.abspath(path)
+                for path in self._items[span.start : span.stop]
+            ],
+            self.kind,
+            dtype=self.dtype,
+            index=None,
+            value_range=self._value_range,
+            data_format=self._data_format,
+        )
+
     def __len__(self):
         return len(self._items)
 
@@ -210,8 +226,12 @@ class Images:
         """Raise if files are missing, before any time is spent on the others."""
         if self.kind != "path":
             return
-        missing, not_files = [], []
+        missing, not_files, urls = [], [], []
         for path in self._items:
+            if is_url(path):
+                # Asked for one by one only when they are read: that may take a while each.
+                urls.append(path)
+                continue
             try:
                 mode = os.stat(path).st_mode
             except (OSError, ValueError):  # ValueError: a null character in the name
@@ -219,6 +239,7 @@ class Images:
             else:
                 if not stat.S_ISREG(mode):
                     not_files.append(path)
+        check_urls(urls)
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} of the {len(self)} files in X cannot be found: "
@@ -238,10 +259,15 @@ class Images:
             raise ImageError(self.name(i), "it is missing")
         if self.kind == "path":
             try:
+                if is_url(item):
+                    return read_url(item, _MOST_BYTES)
                 with open(item, "rb") as file:
                     if os.fstat(file.fileno()).st_size > _MOST_BYTES:
                         raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
                     return file.read()
+            except ImportError:
+                # Nothing is wrong with the image.
+                raise
             except Exception as error:
                 raise ImageError(item, _reason(error)) from error
         if self.kind == "pil":

@@ -184,8 +184,9 @@ def stream(
         Where rows go, in any order.
     open_engine : callable
         Returns the engine; called when the first image is there to be computed.
-    n_threads : int
-        Threads that read, decode and resize.
+    n_threads : int or None
+        Threads that read, decode and resize. None does so in between, in the thread that calls, so
+        that with an engine that does not work ahead either one core is busy and no more.
     on_error : {"raise", "nan", "record"}
         What an unreadable image does: end it all, or go to the sink as an error, with a warning at
         the end ("nan") or without.
@@ -234,7 +235,7 @@ def stream(
                     chunk, part = part[:size], part[size:]
                     yield chunk
 
-        for chunk, keys in _ahead(pool, find_keys, chunks(), n_threads + 1):
+        for chunk, keys in _ahead(pool, find_keys, chunks(), (n_threads or 0) + 1):
             found = store.find(keys)
             size = _CHUNK if None in found else min(2 * size, _LARGEST_CHUNK)
             for i, key, rows in zip(chunk, keys, found, strict=True):
@@ -283,9 +284,9 @@ def stream(
     def equal_to(i):
         return [i, *twins.pop(key_of.pop(i, None), ())]
 
-    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="sklearn_cnnfeat")
+    pool = n_threads and ThreadPoolExecutor(n_threads, thread_name_prefix="sklearn_cnnfeat")
     try:
-        ready = readable(_ahead(pool, prepare, missing(), _AHEAD * n_threads))
+        ready = readable(_ahead(pool, prepare, missing(), _AHEAD * (n_threads or 0)))
         first = next(ready, None)
         if first is not None:
             engine = open_engine()
@@ -293,7 +294,8 @@ def stream(
     finally:
         # After an error or an interrupt nothing goes on in the background, and nothing that was
         # computed is lost.
-        pool.shutdown(wait=True, cancel_futures=True)
+        if pool:
+            pool.shutdown(wait=True, cancel_futures=True)
         if store is not None:
             store.flush()
     if unreadable:
@@ -320,6 +322,10 @@ def _turn(n_images):
 
 def _ahead(pool, function, items, depth):
     """Apply `function` in threads, at most `depth` items ahead; yield (item, result) in order."""
+    if pool is None:
+        for item in items:
+            yield item, function(item)
+        return
     waiting = deque()
     for item in items:
         waiting.append((item, pool.submit(function, item)))

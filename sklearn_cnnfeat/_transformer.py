@@ -15,8 +15,10 @@ import psutil
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
+from sklearn_cnnfeat import _distributed
 from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
 from sklearn_cnnfeat._home import home_folder
 from sklearn_cnnfeat._images import (
@@ -169,7 +171,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
     n_jobs : int, default=None
         Threads for decoding and for the network. None stands for all cores that this process may
-        use, or for its share (``OMP_NUM_THREADS``) inside a worker of joblib.
+        use, or for its share (``OMP_NUM_THREADS``) inside a worker of joblib. In a worker of Dask
+        each task has one core in any case.
 
     random_state : int, RandomState instance or None, default=None
         Determines the weights where ``weights=None``.
@@ -336,7 +339,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         X : sequence of images
             Paths, encoded images (`bytes`), PIL images or arrays, in a list, array, Series or a
             data frame of one column; or one array: (n, height, width, channels),
-            (n, height, width), or 2-D with `image_shape`.
+            (n, height, width), or 2-D with `image_shape`. Paths may be URLs that fsspec knows
+            (``"s3://bucket/photo.jpg"``), with ``pip install "sklearn-cnnfeat[fsspec]"``. A Dask
+            array of images, bag of paths or bytes, or column of paths of a data frame: its first
+            partition is looked at.
 
         y : None
             Ignored.
@@ -384,10 +390,15 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             As of `transform`.
         """
         del y
-        return self._transform(self._fit(X))
+        images = self._fit(X)
+        if _distributed.is_collection(X):
+            return self._transform_lazily(X)
+        return self._transform(images)
 
     def _fit(self, X):
         _check_formats(self.formats)
+        if _distributed.is_collection(X):
+            X = _distributed.first_images(X)
         images = self._read(X, reset=True)
         self._prepare(self._make_spec(images), images)
         if len(set(self.layer_names_)) < len(self.layer_names_):
@@ -575,9 +586,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        features : ndarray of shape (n_images, n_features), float32
+        features : ndarray or dask array of shape (n_images, n_features), float32
             One row an image, in the order of `X`. With ``pooling=None``: the maps,
-            (n_images, height, width, channels).
+            (n_images, height, width, channels). For a collection of Dask a lazy array: each of
+            its partitions is computed by a task on one core, when Dask is asked for it.
 
         Raises
         ------
@@ -587,14 +599,28 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             If the features would not fit into memory; nothing was computed.
         """
         check_is_fitted(self)
+        if _distributed.is_collection(X):
+            return self._transform_lazily(X)
         return self._transform(self._read(X, reset=False))
 
     def _transform(self, images):
-        shape = self._shapes[0] if self.pooling is None else (self._n_features_out,)
+        shape = self._row_shape_out()
         self._check_memory(len(images), shape)
         out = np.empty((len(images), *shape), np.float32)
         self._run(images, ArraySink(out, self._columns()))
         return out
+
+    def _transform_lazily(self, X):
+        container = _get_output_config("transform", self)["dense"]
+        if container != "default":
+            raise ValueError(
+                f"set_output(transform={container!r}) makes a table in memory, and the features of "
+                "a Dask collection are a lazy Dask array. Use set_output(transform='default')."
+            )
+        return _distributed.transform_lazily(self, X, self._row_shape_out())
+
+    def _row_shape_out(self):
+        return self._shapes[0] if self.pooling is None else (self._n_features_out,)
 
     def _run(self, images, sink, description="features"):
         """Stream images through the network into a sink; return how many were computed."""
@@ -612,7 +638,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
     def _stream(self, images, sink, description, positions=None):
         """Do as `_run` with the engine of `fit`, for all images or those at some positions."""
         image_spec = self._image_spec(self._info)
-        n_threads = thread_count(self.n_jobs)
+        # A task of Dask has one core, whatever n_jobs is: there are as many tasks as cores.
+        n_callers = _distributed.tasks_at_once()
+        n_threads = thread_count(self.n_jobs) if n_callers is None else None
         dtype = np.float32 if callable(self.preprocessing) else images.dtype
         # Images of their own sizes do not go into one array.
         batch_size = self.batch_size if self.input_size_ is not None else 1
@@ -627,7 +655,13 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 images,
                 image_spec,
                 sink,
-                lambda: self._open_program().compile(dtype, self.precision, n_threads, batch_size),
+                lambda: self._open_program().compile(
+                    dtype,
+                    self.precision,
+                    n_threads or 1,
+                    batch_size,
+                    n_callers,
+                ),
                 n_threads=n_threads,
                 on_error=self.on_error,
                 bar=bar,

@@ -27,6 +27,9 @@ ROOMS = {
     "zarr": {"_sinks.py"},
     "h5py": {"_network/_inspect.py"},
     "sqlite3": {"_cache.py", "_database.py"},
+    "dask": {"_distributed.py"},
+    "distributed": {"_distributed.py"},
+    "fsspec": {"_urls.py"},
     "click": {"_cli.py", "_terminal.py"},
     "skops": {"_saving.py"},
 }

@@ -13,6 +13,8 @@ import numpy as np
 # Images a call for TensorFlow, which gains from large batches; OpenVINO keeps its cores busy with
 # single images, one a core, which also makes a row independent of the batch it sits in.
 KERAS_BATCH = 32
+# Sizes of images that kernels are kept for, where a network takes images of any size.
+_KEPT_SIZES = 4
 
 
 class OpenVINOEngine:
@@ -30,15 +32,21 @@ class OpenVINOEngine:
         Images computed at the same time, each on one core.
     batch_size : int or None
         Images a request; None for one.
+    n_callers : int, default=None
+        Calls of `run` at the same time, each of which computes in its turn and works nothing ahead,
+        so that it keeps one core busy. None is for one call at a time, on all threads.
     """
 
     name = "openvino"
 
-    def __init__(self, network, dtype, precision, n_threads, batch_size):
+    def __init__(self, network, dtype, precision, n_threads, batch_size, n_callers=None):
         import openvino
 
         self.batch_size = batch_size or 1
-        self._n_threads = n_threads
+        # Twice as many requests as threads: the next image is there when one is done.
+        self._n_requests = 2 * n_threads if n_callers is None else 1
+        self._waits = n_callers is not None
+        n_threads = n_threads if n_callers is None else n_callers
         network = network.clone()
         shape = network.inputs[0].partial_shape
         shape[0] = self.batch_size
@@ -46,25 +54,26 @@ class OpenVINOEngine:
         steps = openvino.preprocess.PrePostProcessor(network)
         steps.input().tensor().set_element_type(openvino.Type(np.dtype(dtype)))
         hint = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}[precision]
-        self._compiled = openvino.Core().compile_model(
-            steps.build(),
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "THROUGHPUT",
-                "NUM_STREAMS": n_threads,
-                "INFERENCE_NUM_THREADS": n_threads,
-                # Two processes would be pinned to the same cores.
-                "ENABLE_CPU_PINNING": False,
-                "INFERENCE_PRECISION_HINT": hint,
-            },
-        )
+        options = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": n_threads,
+            "INFERENCE_NUM_THREADS": n_threads,
+            # Two processes would be pinned to the same cores.
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": hint,
+        }
+        if shape.is_dynamic:
+            # Of each layer, the kernels for some sizes of images are kept. OpenVINO's own limit is
+            # so high that memory would grow by gigabytes with images of ever other sizes.
+            kept = max(100, _KEPT_SIZES * len(network.get_ops()))
+            options["CPU_RUNTIME_CACHE_CAPACITY"] = str(kept)
+        self._compiled = openvino.Core().compile_model(steps.build(), "CPU", options)
 
     def run(self, batches, deliver):
         """Compute all batches; return when every row was delivered."""
-        # Twice as many requests as threads: the next image is there when one is done. They are
-        # waited for in order instead of calling back: a callback comes from OpenVINO's threads,
-        # which then need the interpreter at moments when it may be waiting for them.
-        idle = [self._compiled.create_infer_request() for _ in range(2 * self._n_threads)]
+        # They are waited for in order instead of calling back: a callback comes from OpenVINO's
+        # threads, which then need the interpreter at moments when it may be waiting for them.
+        idle = [self._compiled.create_infer_request() for _ in range(self._n_requests)]
         in_flight = deque()
         n_heads = len(self._compiled.outputs)
 
@@ -85,6 +94,8 @@ class OpenVINOEngine:
                 # reads the pixels where they are.
                 in_flight.append((request, tokens, pixels))
                 request.start_async({0: pixels}, share_inputs=True)
+                if self._waits:
+                    idle.append(finish())
             while in_flight:
                 finish()
         finally:

@@ -158,9 +158,12 @@ class Program:
         self._compiled = OrderedDict()
         self._lock = threading.Lock()
 
-    def compile(self, dtype, precision, n_threads, batch_size):
-        """Return an engine; one is kept for each set of arguments that is in use."""
-        key = (np.dtype(dtype).name, precision, n_threads, batch_size)
+    def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
+        """Return an engine; one is kept for each set of arguments that is in use.
+
+        Where `n_callers` is given, so many use it at the same time, each with one core.
+        """
+        key = (np.dtype(dtype).name, precision, n_threads, batch_size, n_callers)
         _check_process()
         with self._lock:
             if key not in self._compiled:
@@ -170,14 +173,16 @@ class Program:
             self._compiled.move_to_end(key)
             return self._compiled[key]
 
-    def _make_engine(self, dtype, precision, n_threads, batch_size):
+    def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
         if self.engine == "keras":
             if self._graph is None:
                 self._graph = _build.build_graph(self.spec, self.model).freeze()
             return _engines.KerasEngine(self._graph, batch_size)
         try:
             network = self.read_network()
-            return _engines.OpenVINOEngine(network, dtype, precision, n_threads, batch_size)
+            return _engines.OpenVINOEngine(
+                network, dtype, precision, n_threads, batch_size, n_callers
+            )
         except Exception as error:
             raise EngineError(
                 f"OpenVINO cannot load {_build.describe(self.spec.source)}: {_first_line(error)}."
