@@ -604,6 +604,12 @@ def why(model, image, output, target, method, patch_size):
 )
 @click.option("--part-size", type=click.IntRange(min=1), metavar="N", help="Images a part.")
 @click.option("-j", "--jobs", type=int, metavar="N", help="Threads.  [default: all cores]")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Let the workers of a Dask cluster compute, such as tcp://node1:8786. They see the same "
+    "folders.",
+)
 @progress_option
 def extract(
     photos,
@@ -619,6 +625,7 @@ def extract(
     cache_folder,
     part_size,
     jobs,
+    scheduler,
     progress,
     **network,
 ):
@@ -635,6 +642,7 @@ def extract(
     Examples:
       cnnfeat extract photos/ -o features.parquet --model resnet50 --layer avg_pool
       find /data -name '*.jpg' | cnnfeat extract --files-from - -o features.npy --dtype float16
+      cnnfeat extract /data/photos -o /data/features.zarr --scheduler tcp://node1:8786
     """
     if bool(photos) == (files_from is not None):
         raise click.UsageError("Name PHOTOS, or a file of their paths with --files-from.")
@@ -662,6 +670,7 @@ def extract(
         part_size=part_size,
         on_error=on_error,
         retry_errors=retry_errors,
+        client=scheduler,
         verbose=_verbose(progress),
     )
     unreadable = f", {report.n_errors:,} could not be read" if report.n_errors else ""
@@ -950,6 +959,46 @@ def clear(folder, networks, yes):
     store.clear()
     if networks and programs.is_dir():
         shutil.rmtree(programs)
+
+
+@program.group()
+def weights():
+    """Carry published weights to machines without a network connection."""
+
+
+@weights.command()
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORKS...")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False),
+    metavar="FOLDER",
+    help="Where to. Files of earlier calls stay.",
+)
+@click.option(
+    "--classifier",
+    is_flag=True,
+    help="Also the larger files that layers of the classifier need, such as fc1.",
+)
+@input_size_option
+@table_options
+def pack(networks, output, classifier, input_size, style):
+    """Make a folder of published weights, such as a Kaggle dataset.
+
+    NETWORKS are names that 'cnnfeat models' lists. Files that this machine has are copied, others
+    are downloaded. On Kaggle the folder is found by itself once it is attached; elsewhere
+    SKLEARN_CNNFEAT_WEIGHTS names it.
+
+    \b
+    Example:
+      cnnfeat weights pack vgg16 resnet50 -o my-weights
+    """
+    from sklearn_cnnfeat import pack_weights
+
+    files = pack_weights(list(networks), output, classifier=classifier, input_size=input_size)
+    show_table(_records(files[["model", "file", "n_bytes", "sha256"]]), style)
+    say(f"wrote {output}")
 
 
 @program.command(short_help="Check the installation; what a bug report needs.")

@@ -1,5 +1,6 @@
 """What the README says is run, and is true."""
 
+import json
 import os
 import re
 import subprocess
@@ -121,3 +122,34 @@ def test_ci_installs_and_tests_as_the_readme_says():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert '/python" -m pytest\n' in script
     assert 'install --quiet ".[test]"\n' in script
+
+
+def _agrees(text, value):
+    """Whether a number of the README is `value`, rounded to the digits that are given."""
+    number = text.replace(",", "")
+    digits = len(number.partition(".")[2])
+    return abs(float(number) - value) <= (0.5 if not digits else 0.5 * 10**-digits) * 1.001
+
+
+def test_figures_of_the_loop_are_those_of_the_benchmark():
+    results = json.loads((ROOT / "benchmarks/results/seed_loop.json").read_text())["networks"]
+    rows = re.findall(
+        r"^\| (.*?) \| (\S+) im.*?\| (\S+) MB \| (\S+) im.*?\| (\S+) MB \|$", README, re.M
+    )
+    names = ["predict_loop", "predict_batches", "ours"]
+    for name, (_, *figures) in zip(names, rows, strict=True):
+        for network, (rate, memory) in zip(
+            ("mobilenet", "vgg16"), (figures[:2], figures[2:]), strict=True
+        ):
+            assert _agrees(rate, results[network][name]["median"]), (name, network)
+            assert _agrees(memory, results[network][name]["peak_rss_mb"]), (name, network)
+
+
+def test_figures_of_the_search_are_those_of_the_benchmark():
+    searches = json.loads((ROOT / "benchmarks/results/search.json").read_text())["searches"]
+    keras, memory, ours = re.search(
+        r"takes (\S+) s .*?, (\S+) s with `Pipeline.*?, and (\S+) s with", README, re.S
+    ).groups()
+    assert _agrees(keras, searches["Keras in a transformer"]["seconds"])
+    assert _agrees(memory, searches["the same, Pipeline(memory=)"]["seconds"])
+    assert _agrees(ours, searches["ours, precompute"]["seconds"])
