@@ -29,7 +29,8 @@ _DEPENDENCIES = (
 )
 # Variables that change what this package, or what it runs on, does.
 _VARIABLES = (
-    *("SKLEARN_CNNFEAT_HOME", "KERAS_HOME", "KERAS_BACKEND", "OMP_NUM_THREADS"),
+    *("SKLEARN_CNNFEAT_HOME", "SKLEARN_CNNFEAT_WEIGHTS", "KERAS_HOME", "KERAS_BACKEND"),
+    "OMP_NUM_THREADS",
     *("CUDA_VISIBLE_DEVICES", "TF_ENABLE_ONEDNN_OPTS"),
 )
 # Of the largest value: what float32 leaves when sums are taken in another order.

@@ -53,7 +53,9 @@ def archives(tmp_path_factory):
 
 def modules():
     """Return the package's files, relative to the root of the tree."""
-    return {path.relative_to(ROOT).as_posix() for path in ROOT.glob("sklearn_cnnfeat/**/*.py")}
+    # The stub too: the public names are read from it.
+    paths = [*ROOT.glob("sklearn_cnnfeat/**/*.py"), *ROOT.glob("sklearn_cnnfeat/**/*.pyi")]
+    return {path.relative_to(ROOT).as_posix() for path in paths}
 
 
 def test_wheel_holds_the_package_only(archives):
@@ -86,7 +88,13 @@ def test_source_archive_holds_tests_and_examples(archives):
         if member.isfile()
     }
     wanted = modules()
-    for pattern in ("tests/*.py", "examples/*.py"):
+    for pattern in (
+        "tests/*.py",
+        "examples/*.py",
+        "examples/notebooks/*",
+        "docs/*.md",
+        "tools/*.py",
+    ):
         wanted |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
     wanted |= {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml"}
     wanted |= {"setup.cfg", "examples/README.txt", ".ci/run", ".pre-commit-config.yaml"}
