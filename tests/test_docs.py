@@ -63,9 +63,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Return a folder that holds ``photos/`` with two classes of eight."""
-    paths = save_photos(tmp_path / "all", 16)
+def folder(tmp_path, page):
+    """Return a folder that holds ``photos/`` with two classes of eight, or of what a page needs."""
+    paths = save_photos(tmp_path / "all", 48 if page.name == "extract.md" else 16)
     for i, path in enumerate(paths):
         label = tmp_path / "photos" / ("ants" if i % 2 else "bees")
         label.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,11 @@ def kaggle(tmp_path, monkeypatch):
 
     def make(photos_by_label, weights):
         inputs = tmp_path / "input"
+        (inputs / "my-weights").mkdir(parents=True)
+        shutil.copyfile(weights, inputs / "my-weights" / MOBILENET)
+        monkeypatch.setenv("SKLEARN_CNNFEAT_WEIGHTS", str(inputs))
+        if not photos_by_label:
+            return None
         images = inputs / "ants-or-bees" / "images"
         images.mkdir(parents=True)
         rows = []
@@ -68,9 +73,6 @@ def kaggle(tmp_path, monkeypatch):
         competition = images.parent
         table.loc[~table["test"], ["id", "label"]].to_csv(competition / "train.csv", index=False)
         table.loc[table["test"], ["id"]].to_csv(competition / "test.csv", index=False)
-        (inputs / "my-weights").mkdir()
-        shutil.copyfile(weights, inputs / "my-weights" / MOBILENET)
-        monkeypatch.setenv("SKLEARN_CNNFEAT_WEIGHTS", str(inputs))
         return competition, table[table["test"]].set_index("id")["label"]
 
     return make
