@@ -208,7 +208,9 @@ def test_commands_of_the_readme_on_photographs(assets, tmp_path, monkeypatch):
     done = subprocess.run(
         ["sh", "-ec", f'cnnfeat() {{ {command} "$@"; }}\n{commands}'],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "KERAS_HOME": str(assets / "keras_home")},
+        # The terminal stays clean without the user's help.
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        | {"PYTHONPATH": str(ROOT), "KERAS_HOME": str(assets / "keras_home")},
         capture_output=True,
         text=True,
         timeout=240,
