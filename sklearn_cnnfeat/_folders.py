@@ -8,6 +8,7 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from sklearn_cnnfeat._images import EXTENSIONS, first_few
+from sklearn_cnnfeat._urls import is_url
 
 __all__ = ["load_image_folder", "load_image_table"]
 
@@ -288,7 +289,7 @@ def list_images(places):
     Parameters
     ----------
     places : sequence of str or os.PathLike
-        Files and folders.
+        Files, folders, and URLs of files.
 
     Returns
     -------
@@ -306,7 +307,7 @@ def list_images(places):
     for place in map(os.fspath, places):
         if os.path.isdir(place):
             paths += _find_images(place, EXTENSIONS)
-        elif os.path.exists(place):
+        elif is_url(place) or os.path.exists(place):
             paths.append(place)
         else:
             raise FileNotFoundError(

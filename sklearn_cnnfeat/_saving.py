@@ -2,9 +2,11 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import joblib
+import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_cnnfeat._inspection._source import chosen, find_step
@@ -89,8 +91,7 @@ def _load_skops(path):
     io = _import_skops()
     try:
         unknown = sorted(set(io.get_untrusted_types(file=path)) - set(_OURS))
-        if not unknown:
-            return io.load(path, trusted=_OURS)
+        pipeline = None if unknown else io.load(path, trusted=_OURS)
     except OSError as error:
         if error.filename is not None:
             raise
@@ -99,10 +100,38 @@ def _load_skops(path):
         raise ValueError(
             f"{path} is no skops file, or a damaged one ({type(error).__name__}: {error})."
         ) from error
+    if not unknown:
+        if _trusts(pipeline):
+            raise ValueError(
+                f"{path} says trusted=True of the model file that it names, which could run code "
+                "that way. If you know where both come from, load it in Python with skops.io.load."
+            )
+        return pipeline
     raise ValueError(
         f"{path} holds types that are not known to be harmless: {', '.join(unknown)}. If you know "
         "where it comes from, load it in Python: skops.io.load(path, trusted=[...])."
     )
+
+
+def _trusts(pipeline):
+    """Whether anything in a pipeline, however deep, has an attribute ``trusted=True``."""
+    waiting, seen = [pipeline], {}
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen[id(thing)] = thing  # kept, so that no other object gets its id
+        held = dict(getattr(thing, "__dict__", {}))
+        if held.get("trusted"):
+            return True
+        waiting += held.values()
+        if isinstance(thing, Mapping):
+            waiting += [*thing.keys(), *thing.values()]
+        elif isinstance(thing, (list, tuple, set, frozenset)):
+            waiting += thing
+        elif isinstance(thing, np.ndarray) and thing.dtype.hasobject:
+            waiting += thing.ravel().tolist()
+    return False
 
 
 def _import_skops():

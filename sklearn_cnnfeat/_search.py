@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -19,7 +20,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from sklearn_cnnfeat._images import first_few
 from sklearn_cnnfeat._inspection._summaries import layer_summary
+from sklearn_cnnfeat._network._layers import LayerNotFoundError
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 
 # Parameters that a network's specification holds, and those that change no number.
@@ -439,10 +442,24 @@ def layer_scores(search, *, metric=None, step=None):
     results["position"] = range(len(results))
     results = results[[transformer is not None for transformer in transformers]]
     facts = _Facts()
-    described = pd.DataFrame(
-        [facts.describe(transformers[row]) for row in results["position"]], index=results.index
-    )
-    scores = pd.concat([described, results], axis=1)
+    described, unknown = {}, {}
+    for index, row in results["position"].items():
+        try:
+            described[index] = facts.describe(transformers[row])
+        except LayerNotFoundError as error:  # its fits have failed as well
+            unknown[str(error)] = None
+    if unknown:
+        warnings.warn(
+            f"Settings of layers that do not exist are left out: {first_few(list(unknown))}",
+            UserWarning,
+            stacklevel=2,
+        )
+    if not described:
+        raise ValueError(
+            "No setting of the search names a layer that exists: " + next(iter(unknown))
+        )
+    described = pd.DataFrame.from_dict(described, orient="index")
+    scores = pd.concat([described, results.loc[described.index]], axis=1)
     scores = scores.rename(
         columns={f"mean_test_{metric}": "mean_test_score", f"std_test_{metric}": "std_test_score"}
     )

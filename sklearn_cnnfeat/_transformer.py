@@ -423,6 +423,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         self._n_features_out = sum(int(np.prod(shape)) for shape in self._shapes)
         wants_cache = self.cache is not None and self.cache is not False
         self._is_cached = wants_cache and not self._warn_uncacheable(program)
+        if self._is_cached:
+            self._open_cache()  # a path that cannot be one is told now
 
     def _warn_uncacheable(self, program=None):
         """Warn, and return True, where nothing tells what rows depend on, so that none is kept."""

@@ -573,6 +573,7 @@ def test_wrong_usage_ends_with_2(arguments, expected, here, cnnfeat):
         (["predict", "list.joblib", "photos"], "type list, not a fitted pipeline"),
         (["predict", "svm.joblib", "photos"], "CNNFeatureTransformer"),
         (["predict", "strange.skops", "photos"], "not known to be harmless"),
+        (["predict", "trusting.skops", "photos"], "says trusted=True of the model file"),
         (["predict", "saved", "empty"], "no images in 'empty'"),
         (["predict", "saved", "nowhere.jpg"], "no file or folder 'nowhere.jpg'"),
         (["maps", "text.jpg", "-m", "small.keras", "-l", "one"], "text.jpg"),
@@ -596,6 +597,9 @@ def test_errors_are_one_message_and_end_with_1(arguments, expected, saved, here,
     joblib.dump([1, 2], here / "list.joblib")
     joblib.dump(SVC().fit([[0], [1]], [0, 1]), here / "svm.joblib")
     skops.io.dump(make_pipeline(FunctionTransformer(os.getenv), SVC()), here / "strange.skops")
+    trusting = joblib.load(saved)
+    trusting[0].set_params(trusted=True)
+    skops.io.dump(trusting, here / "trusting.skops")
     code, printed, messages = cnnfeat(*[saved if a == "saved" else a for a in arguments])
     assert (code, printed) == (1, "")
     assert_is_one_message(messages)

@@ -443,3 +443,31 @@ def test_a_missing_file_among_many_is_found_quickly(cnn, paths):
     with pytest.raises(FileNotFoundError, match="1 of the 20000 files"):
         cnn.fit(X)
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes with names")
+@pytest.mark.timeout(60)
+def test_a_pipe_is_no_image_and_is_not_waited_for(model, paths, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    cnn = CNNFeatureTransformer(model, "conv", "avg", on_error="nan").fit(paths)
+    with pytest.warns(UnreadableImageWarning, match="no regular file"):
+        features = cnn.transform([paths[0], str(tmp_path / "pipe.jpg")])
+    assert np.isnan(features).all(axis=1).tolist() == [False, True]
+
+
+def test_a_model_of_monstrous_pictures_is_refused(tmp_path):
+    keras.Sequential([keras.Input((20_000, 20_000, 3)), layers.Conv2D(2, 3, name="conv")]).save(
+        tmp_path / "large.keras"
+    )
+    with pytest.raises(ValueError, match=r"20000, 20000, 3.*more than 178,956,970 pixels"):
+        CNNFeatureTransformer(tmp_path / "large.keras", "conv", "avg").fit(
+            np.zeros((2, 8, 8, 3), np.uint8)
+        )
+
+
+@pytest.mark.parametrize("cache", ["", "file"])
+def test_what_cannot_be_a_cache_is_told_by_fit(model, pixels, tmp_path, monkeypatch, cache):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ValueError, match=r"names no folder|must be a folder"):
+        CNNFeatureTransformer(model, "conv", "avg", cache=cache).fit(pixels)

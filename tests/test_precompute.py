@@ -556,6 +556,15 @@ def test_scores_of_random_and_halving_searches(cnn, files, y):
         assert row.n_resources == own["n_resources"].max()
 
 
+def test_scores_without_a_layer_that_does_not_exist(cnn, files, y):
+    grid = {"cnn__layer": [*LAYERS, "nope"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search = GridSearchCV(pipeline(cnn), grid, cv=2).fit(files, y)
+    with pytest.warns(UserWarning, match="do not exist are left out.*'nope'"):
+        assert layer_scores(search)["layer"].tolist() == LAYERS
+
+
 def test_scores_of_whole_steps(cnn, files, y):
     steps = [cnn, clone(cnn).set_params(layer="one"), FunctionTransformer(lambda X: [[0]] * len(X))]
     search = GridSearchCV(pipeline(cnn), {"cnn": steps}, cv=2).fit(files, y)

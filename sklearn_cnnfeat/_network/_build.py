@@ -36,6 +36,9 @@ from sklearn_cnnfeat._network._published import find_weights
 from sklearn_cnnfeat._network._spec import Head, NetworkInfo, digest_of_file
 from sklearn_cnnfeat._network._zoo import find_architecture
 
+# Of an image; the same as what `max_pixels` is if nothing is said.
+_MOST_PIXELS = 178_956_970
+
 
 class WeightsNotFoundError(OSError):
     """Published weights are neither on this machine nor could they be downloaded."""
@@ -657,6 +660,11 @@ def check_input(model, where):
         raise ValueError(
             f"{where} takes inputs of shape {_show(shape)}; a network that takes images "
             "(n, height, width, channels) is needed."
+        )
+    if math.prod(n or 1 for n in shape[1:3]) > _MOST_PIXELS:
+        raise ValueError(
+            f"{where} takes inputs of shape {_show(shape)}, which is more than {_MOST_PIXELS:,} "
+            "pixels an image."
         )
     if _is_channels_first(model):
         raise ValueError(
