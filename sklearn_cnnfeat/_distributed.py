@@ -296,6 +296,7 @@ def run_tasks(client, function, common, jobs):
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
+    from distributed.comm import CommClosedError
 
     # A task, not data: if its worker dies, another has it again.
     shared = client.submit(_same, common, pure=False)
@@ -337,6 +338,9 @@ def run_tasks(client, function, common, jobs):
             except CancelledError as error:
                 raise _lost_scheduler(client) from error
             yield result
+    except CommClosedError as error:
+        # The scheduler went in the middle of a question to it.
+        raise _lost_scheduler(client) from error
     finally:
         # After an error or an interrupt nothing goes on in the background.
         if client.status == "running":

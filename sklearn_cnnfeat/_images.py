@@ -261,7 +261,8 @@ class Images:
             try:
                 if is_url(item):
                     return read_url(item, _MOST_BYTES)
-                if not stat.S_ISREG(os.stat(item).st_mode):
+                mode = os.stat(item).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                     raise ValueError("it is no regular file")  # a pipe would be waited for
                 with open(item, "rb") as file:
                     if os.fstat(file.fileno()).st_size > _MOST_BYTES:
