@@ -193,6 +193,8 @@ def connected(client):
     ------
     ImportError
         If Dask is not installed.
+    ValueError
+        If the address is none.
     ConnectionError
         If no scheduler answers.
     """
@@ -208,6 +210,11 @@ def connected(client):
             )
         yield client
         return
+    if "://" not in client:
+        raise ValueError(
+            "The address of a Dask scheduler begins with how it is reached, such as "
+            f"'tcp://scheduler:8786'. Got {client!r} instead."
+        )
     try:
         own = Client(client, timeout=_CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:

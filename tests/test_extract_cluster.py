@@ -305,3 +305,15 @@ def test_without_dask(cnn, files, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ImportError, match=r'pip install "sklearn-cnnfeat\[dask\]"'):
         extract(files, tmp_path / "f.npy", cnn, client="tcp://localhost:8786", verbose=0)
+
+
+def test_an_address_that_is_none(tmp_path):
+    files = save_photos(tmp_path / "photos", 2)
+    with pytest.raises(ValueError, match=r"such as 'tcp://scheduler:8786'\. Got 'nonsense'"):
+        extract(
+            files,
+            tmp_path / "f.npy",
+            CNNFeatureTransformer("mobilenet", "conv1", "avg", weights=None, input_size=32),
+            client="nonsense",
+            verbose=0,
+        )
