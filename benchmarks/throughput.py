@@ -126,6 +126,8 @@ def print_ratios(ratios, gains):
 
 def plot(networks):
     """Draw images a second and peak memory, a row a network, a mark a contender."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, axes = make_axes(2, 13, 1.5 + 0.55 * len(networks))
     positions = {network: -row for row, network in enumerate(networks)}
     names = [name for name in CONTENDERS if any(name in results for results in networks.values())]
@@ -149,6 +151,10 @@ def plot(networks):
             )
     for panel, title in zip(axes, ("images a second", "peak memory, MB"), strict=True):
         panel.set_xscale("log")
+        # A decade or so: its powers of ten alone would be one label, and all marks too many.
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter("{x:,.0f}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(axis="both", color="0.9")
         panel.set_axisbelow(True)
         panel.set_xlabel(title)
