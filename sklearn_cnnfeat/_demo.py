@@ -8,7 +8,7 @@ same search on the raw pixels says what the features are worth.
     cnnfeat demo [FOLDER FOR THE PICTURES]
 
 It takes about a minute on two cores and needs no network connection. This is written as a user's
-program would be: it imports what is public, and Keras and matplotlib when it comes to them.
+program would be, but for Keras and the places of its weights, which have their rooms here.
 """
 
 import sys

@@ -10,6 +10,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import islice
 
 import joblib
 import numpy as np
@@ -150,8 +151,7 @@ def copy_for_workers(transformer):
     ValueError
         If it is too large to be sent to workers.
     """
-    quiet = object.__new__(type(transformer))
-    quiet.__dict__.update(transformer.__dict__, verbose=0)
+    quiet = transformer._share(verbose=0)
     _check_size(quiet)
     return quiet
 
@@ -312,24 +312,16 @@ def run_tasks(client, function, common, jobs):
     jobs = iter(jobs)
     n_wanted, next_look = 1, 0.0
 
-    def submit():
-        for job in jobs:
-            future = client.submit(function, shared, *job, pure=False)
-            running[future.key] = future
-            future.add_done_callback(done.put)
-            return
-
     try:
         while True:
             if time.monotonic() >= next_look:
                 # Workers come and go.
                 n_wanted = max(1, _AHEAD * sum(client.nthreads().values()))
                 next_look = time.monotonic() + 1
-            while len(running) < n_wanted:
-                before = len(running)
-                submit()
-                if len(running) == before:
-                    break
+            for job in islice(jobs, max(0, n_wanted - len(running))):
+                future = client.submit(function, shared, *job, pure=False)
+                running[future.key] = future
+                future.add_done_callback(done.put)
             if not running:
                 return
             future = _next(client, done)

@@ -376,11 +376,8 @@ def _split(transformer):
 
 def _own_copy(transformer, X, on_error, verbose):
     """Return a fitted transformer that may be changed."""
-    # Not `copy`, which takes a model apart.
-    own = object.__new__(type(transformer))
-    own.__dict__.update(vars(transformer))
-    own.on_error = "raise" if on_error == "raise" else "nan"
-    own.verbose = verbose
+    on_error = "raise" if on_error == "raise" else "nan"
+    own = transformer._share(on_error=on_error, verbose=verbose)
     try:
         check_is_fitted(own)
     except NotFittedError:

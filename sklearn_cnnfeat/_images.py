@@ -41,6 +41,7 @@ __all__ = [
     "EXTENSIONS",
     "FORMATS",
     "INTERPOLATIONS",
+    "MOST_PIXELS",
     "RESIZES",
     "ImageError",
     "ImageSpec",
@@ -74,6 +75,8 @@ _FORMATS = (
     (b"MM\x00+", "tiff", TiffImagePlugin.TiffImageFile),
 )
 FORMATS = tuple(dict.fromkeys(name for _, name, _ in _FORMATS))
+# Pillow's own limit: what an image may have at most if nothing else is said.
+MOST_PIXELS = 178_956_970
 # Larger files are no photographs; they are read into memory whole.
 _MOST_BYTES = 2 * 1024**3
 
@@ -161,7 +164,7 @@ class ImageSpec:
     channels: int
     resize: str = "stretch"
     interpolation: str = "bilinear"
-    max_pixels: int = 178_956_970
+    max_pixels: int = MOST_PIXELS
     decode: str = "exact"
     formats: tuple = FORMATS
 
@@ -261,12 +264,12 @@ class Images:
             try:
                 if is_url(item):
                     return read_url(item, _MOST_BYTES)
-                mode = os.stat(item).st_mode
-                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                status = os.stat(item)
+                if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                     raise ValueError("it is no regular file")  # a pipe would be waited for
+                if status.st_size > _MOST_BYTES:
+                    raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
                 with open(item, "rb") as file:
-                    if os.fstat(file.fileno()).st_size > _MOST_BYTES:
-                        raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
                     return file.read()
             except ImportError:
                 # Nothing is wrong with the image.

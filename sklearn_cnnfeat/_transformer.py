@@ -25,6 +25,7 @@ from sklearn_cnnfeat._images import (
     DECODES,
     FORMATS,
     INTERPOLATIONS,
+    MOST_PIXELS,
     RESIZES,
     ImageSpec,
     as_images,
@@ -297,7 +298,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         cache=None,
         on_error="raise",
         trusted=False,
-        max_pixels=178_956_970,
+        max_pixels=MOST_PIXELS,
         formats=None,
         n_jobs=None,
         random_state=None,
@@ -835,6 +836,15 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             if hasattr(self, setting):
                 setattr(copy, setting, deepcopy(getattr(self, setting)))
         return copy
+
+    def _share(self, **changes):
+        """Return a copy, fitted or not, that shares everything; `changes` are its own attributes.
+
+        Not `copy.copy`, which takes a model apart as a pickle does.
+        """
+        shared = object.__new__(type(self))
+        shared.__dict__.update(self.__dict__, **changes)
+        return shared
 
     def __getstate__(self):
         state = super().__getstate__()

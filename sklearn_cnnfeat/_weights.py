@@ -13,6 +13,7 @@ from sklearn_cnnfeat._network import _build
 from sklearn_cnnfeat._network._published import MANIFEST, VARIABLE, find_weights, read_manifest
 from sklearn_cnnfeat._network._spec import Source, digest_of_file
 from sklearn_cnnfeat._network._zoo import find_architecture, list_models
+from sklearn_cnnfeat._parts import write_whole
 
 __all__ = ["pack_weights"]
 
@@ -152,6 +153,4 @@ def _describe(folder, entries):
         lines.append(f"| `{entry['model']}` | `{name}` | {entry['n_bytes'] / 1e6:.1f} |")
     readme = _README.format(manifest=MANIFEST, table="\n".join(lines), variable=VARIABLE)
     for name, text in ((MANIFEST, json.dumps(content, indent=1) + "\n"), ("README.md", readme)):
-        temporary = folder / f".{name}.part"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
+        write_whole(folder / name, [text.encode()])

@@ -22,6 +22,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from sklearn_cnnfeat._images import MOST_PIXELS
 from sklearn_cnnfeat._network._inspect import (
     INSPECTION,
     REFUSED_LAYERS,
@@ -35,9 +36,6 @@ from sklearn_cnnfeat._network._published import VARIABLE as WEIGHTS_VARIABLE
 from sklearn_cnnfeat._network._published import find_weights
 from sklearn_cnnfeat._network._spec import Head, NetworkInfo, digest_of_file
 from sklearn_cnnfeat._network._zoo import find_architecture
-
-# Of an image; the same as what `max_pixels` is if nothing is said.
-_MOST_PIXELS = 178_956_970
 
 
 class WeightsNotFoundError(OSError):
@@ -661,9 +659,9 @@ def check_input(model, where):
             f"{where} takes inputs of shape {_show(shape)}; a network that takes images "
             "(n, height, width, channels) is needed."
         )
-    if math.prod(n or 1 for n in shape[1:3]) > _MOST_PIXELS:
+    if math.prod(n or 1 for n in shape[1:3]) > MOST_PIXELS:
         raise ValueError(
-            f"{where} takes inputs of shape {_show(shape)}, which is more than {_MOST_PIXELS:,} "
+            f"{where} takes inputs of shape {_show(shape)}, which is more than {MOST_PIXELS:,} "
             "pixels an image."
         )
     if _is_channels_first(model):
