@@ -45,8 +45,10 @@ def save_pipeline(pipeline, path):
         os.umask(mask)
         os.chmod(unfinished, 0o666 & ~mask)
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(unfinished)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
 

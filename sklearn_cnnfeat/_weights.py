@@ -140,8 +140,11 @@ def _copy(source, path):
         shutil.copyfile(source, temporary)
         os.chmod(temporary, 0o644)  # for whoever the folder is carried to
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        # Of a failure to write, `copyfile` names both files, the one that it reads first, or none.
+        if isinstance(error, OSError) and (error.filename is None or error.filename2 is not None):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
 

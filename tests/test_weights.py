@@ -1,10 +1,12 @@
 """Published weights that lie on this machine: found, verified, packed, and missed with a reason."""
 
+import errno
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -278,3 +280,30 @@ def test_wrong_arguments_are_refused(models, settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         pack_weights(models, tmp_path / "packed", **settings)
     assert not (tmp_path / "packed").exists()
+
+
+def test_a_full_disk_is_told_with_the_file_that_is_written(packed, tmp_path):
+    to = tmp_path / "full"
+    script = f"""
+        import os, resource, signal
+        from sklearn_cnnfeat import pack_weights
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        try:
+            pack_weights(["mobilenet"], {str(to)!r})
+        except OSError as error:
+            print(error.errno, error)
+        print(os.listdir({str(to)!r}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {_published.VARIABLE: str(packed)},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    message, left = done.stdout.splitlines()
+    assert message.startswith(f"{errno.EFBIG} ")
+    assert message.endswith(f"{str(to / MOBILENET)!r}")
+    assert left == "[]"
