@@ -39,6 +39,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
     "myst_parser",
+    "sphinx_click",
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
@@ -152,6 +153,17 @@ def drop_references(app, what, name, obj, options, lines):
         lines[:] = text.split("\n")
 
 
+# --- help texts of the command line ---------------------------------------------------------------
+
+
+def show_examples_as_code(app, ctx, lines):
+    """Turn what click keeps as it is, the examples at the end of a help text, into code."""
+    text = "\n".join(lines)
+    text = re.sub(r"^\| (\S.*)$", r"\1\n\n.. code-block:: sh\n", text, flags=re.M)
+    lines[:] = re.sub(r"^\|  ", "  ", text, flags=re.M).split("\n")
+
+
 def setup(app):
     """Register what is above with Sphinx."""
     app.connect("autodoc-process-docstring", drop_references)
+    app.connect("sphinx-click-process-description", show_examples_as_code)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sklearn_cnnfeat._database import Database, FaultError, number, shrink, transaction, used_bytes
-from sklearn_cnnfeat._home import home_folder
+from sklearn_cnnfeat._home import features_folder
 
 _COARSE = 600  # seconds; a use is noted down only when the last noted one is older than this
 _KEEP = 0.9  # the part of max_bytes that stays when old rows leave
@@ -137,7 +137,7 @@ class FeatureCache:
     """
 
     def __init__(self, path=None, *, max_bytes=10 * 1024**3):
-        path = home_folder() / "features" if path is None else Path(path).expanduser().absolute()
+        path = features_folder() if path is None else Path(path).expanduser().absolute()
         if path.exists() and not path.is_dir():
             raise ValueError(f"path must be a folder, but {path} is a file; pass a folder")
         try:

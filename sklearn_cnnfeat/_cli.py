@@ -5,7 +5,6 @@ All imports of weight happen inside the commands, so that help and completion co
 
 import os
 import re
-import shutil
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -15,6 +14,8 @@ from glob import glob
 import click
 
 import sklearn_cnnfeat
+from sklearn_cnnfeat._home import programs_folder
+from sklearn_cnnfeat._network._published import find_all_weights
 from sklearn_cnnfeat._network._zoo import find_architecture, list_models
 from sklearn_cnnfeat._terminal import (
     PICTURE,
@@ -704,19 +705,16 @@ def models(pattern, long, style):
     if not long and style is None:
         show("\n".join(names))
         return
-    rows = []
+    rows, here = [], find_all_weights()
     for name in names:
         architecture = find_architecture(name)
-        size = architecture.native_size
         rows.append(
             {
                 "model": name,
-                "input_size": size,
+                "input_size": architecture.native_size,
                 "layers": architecture.n_trunk,
                 "preprocessing": architecture.preprocessing or "none",
-                "weights": "here"
-                if architecture.weights_file(False, (size, size)).exists()
-                else "to download",
+                "weights": "here" if (name, False) in here else "to download",
             }
         )
     show_table(rows, style)
@@ -880,15 +878,6 @@ def _open_cache(folder):
     return FeatureCache(folder)
 
 
-def _networks():
-    """Return the folder of compiled networks, how many there are, and their bytes."""
-    from sklearn_cnnfeat._home import home_folder
-
-    folder = home_folder() / "programs"
-    files = [path for path in folder.glob("*/*") if path.is_file()]
-    return folder, len({path.parent for path in files}), sum(path.stat().st_size for path in files)
-
-
 @cache.command()
 @folder_option
 @table_options
@@ -910,7 +899,9 @@ def info(folder, style):
         "newest_use": found.newest and found.newest.isoformat(timespec="minutes"),
     }
     if folder is None:
-        _, record["networks"], record["network_bytes"] = _networks()
+        from sklearn_cnnfeat._network._programs import measure_programs
+
+        record["networks"], record["network_bytes"] = measure_programs()
     show_record(record, style)
 
 
@@ -945,20 +936,24 @@ def clear(folder, networks, yes):
     Example:
       cnnfeat cache clear --yes
     """
+    from sklearn_cnnfeat._network._programs import measure_programs, remove_programs
+
     store = _open_cache(folder)
     found = store.info()
     question = f"Remove {found.rows:,} rows ({found.bytes / 1e6:,.1f} MB) from {found.path}"
-    programs, n_networks, n_bytes = _networks()
     if networks:
-        question += f", and {n_networks} networks ({n_bytes / 1e6:,.1f} MB) from {programs}"
+        n_networks, n_bytes = measure_programs()
+        question += (
+            f", and {n_networks} networks ({n_bytes / 1e6:,.1f} MB) from {programs_folder()}"
+        )
     if not yes:
         if not sys.stdin or not sys.stdin.isatty():
             raise click.UsageError(f"{question}? Nobody can be asked here: --yes says so.")
         if not click.confirm(f"{question}?", err=True):
             raise click.ClickException("Nothing was removed.")
     store.clear()
-    if networks and programs.is_dir():
-        shutil.rmtree(programs)
+    if networks:
+        remove_programs()
 
 
 @program.group()

@@ -30,6 +30,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from tqdm import tqdm
 
 from sklearn_cnnfeat._network._build import import_keras
+from sklearn_cnnfeat._network._published import find_weights
 from sklearn_cnnfeat._network._zoo import find_architecture
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 
@@ -255,12 +256,14 @@ def local_network(*models):
     Where there are none, the first model, and None for random weights.
     """
     for model in models:
-        size = find_architecture(model).native_size
-        file = find_architecture(model).weights_file(False, (size, size))
-        if file.exists():
-            print(f"{model} with ImageNet weights from {file.parent}")
+        architecture = find_architecture(model)
+        found = find_weights(architecture, False, (architecture.native_size,) * 2)
+        if found.path:
+            print(f"{model} with ImageNet weights from {found.path.parent}")
             return model, "imagenet"
-    print(f"{models[0]} with random weights: {file.parent} has none of {' or '.join(models)}")
+    print(f"{models[0]} with random weights: {' or '.join(models)} is not in any of")
+    for place in found.places:
+        print(f"  {place}")
     return models[0], None
 
 

@@ -15,10 +15,16 @@ import numpy as np
 import psutil
 
 from sklearn_cnnfeat._cache import FeatureCache
-from sklearn_cnnfeat._home import home_folder, make_private_folder
+from sklearn_cnnfeat._home import (
+    features_folder,
+    home_folder,
+    make_private_folder,
+    programs_folder,
+)
 from sklearn_cnnfeat._network import _build, _programs
+from sklearn_cnnfeat._network._published import find_all_weights
 from sklearn_cnnfeat._network._spec import installed_version
-from sklearn_cnnfeat._network._zoo import find_architecture, keras_home, list_models
+from sklearn_cnnfeat._network._zoo import keras_home
 from sklearn_cnnfeat._stream import thread_count
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 
@@ -220,7 +226,7 @@ def _check_home():
 
 def _check_programs():
     sound, damaged, n_bytes = _programs.check_programs()
-    detail = f"{sound} in {home_folder() / 'programs'}, {n_bytes / 1e6:.0f} MB"
+    detail = f"{sound} in {programs_folder()}, {n_bytes / 1e6:.0f} MB"
     if damaged:
         names = ", ".join(damaged[:3])
         return "note", f"{detail}; {len(damaged)} damaged, made anew when next needed: {names}"
@@ -228,7 +234,7 @@ def _check_programs():
 
 
 def _check_cache(path):
-    folder = Path(home_folder() / "features" if path is None else path)
+    folder = features_folder() if path is None else Path(path)
     if not folder.exists():
         return "ok", f"none yet in {folder}"
     with FeatureCache(folder) as cache:
@@ -241,20 +247,15 @@ def _check_cache(path):
 
 
 def _check_weights():
-    found = []
-    for name in list_models():
-        architecture = find_architecture(name)
-        size = (architecture.native_size,) * 2
-        versions = [
-            f"{name} ({'with' if top else 'without'} classifier)"
-            for top in (False, True)
-            if architecture.weights_file(top, size).exists()
-        ]
-        found += versions
-    folder = keras_home() / "models"
+    found = find_all_weights()
     if not found:
-        return "note", f"none in {folder}; weights='imagenet' downloads them there when needed"
-    return "ok", f"in {folder}: {', '.join(found)}"
+        folder = keras_home() / "models"
+        return "note", f"none on this machine; weights='imagenet' downloads them to {folder}"
+    folders = {}
+    for (name, top), path in found.items():
+        version = f"{name} ({'with' if top else 'without'} classifier)"
+        folders.setdefault(path.parent, []).append(version)
+    return "ok", "; ".join(f"in {folder}: {', '.join(names)}" for folder, names in folders.items())
 
 
 def _check_numbers():

@@ -33,6 +33,16 @@ def home_folder():
         ) from error
 
 
+def programs_folder():
+    """Return the folder of compiled networks, there or not."""
+    return home_folder() / "programs"
+
+
+def features_folder():
+    """Return the folder of cached features that is used where none is named, there or not."""
+    return home_folder() / "features"
+
+
 def make_private_folder(folder):
     """Make `folder` and its missing parents, readable by their owner only.
 

@@ -183,6 +183,31 @@ def test_completion_knows_networks(cnnfeat, monkeypatch):
 # --- the main job ---------------------------------------------------------------------------------
 
 
+def run_commands(commands, folder, assets):
+    """Run lines of a page in a shell, with the network whose weights are here, as processes."""
+    for vgg16, mobilenet in {
+        "vgg16": "mobilenet",
+        "block3_pool": "conv_pw_2_relu",
+        "block4_pool": "conv_pw_6_relu",
+        "block5_pool": "conv_pw_12_relu",
+    }.items():
+        commands = commands.replace(vgg16, mobilenet)
+    command = shlex.join(COMMAND)
+    done = subprocess.run(
+        ["sh", "-ec", f'cnnfeat() {{ {command} "$@"; }}\n{commands}'],
+        cwd=folder,
+        # The terminal stays clean without the user's help.
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        | {"PYTHONPATH": str(ROOT), "KERAS_HOME": str(assets / "keras_home")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("cnnfeat: ") for line in done.stderr.splitlines()), done.stderr
+    return done
+
+
 @pytest.mark.skipif(os.name == "nt", reason="written for a POSIX shell")
 def test_commands_of_the_readme_on_photographs(assets, tmp_path, monkeypatch):
     """With the network whose weights are here, in real processes."""
@@ -196,27 +221,7 @@ def test_commands_of_the_readme_on_photographs(assets, tmp_path, monkeypatch):
             )
     shutil.copy(tmp_path / "new" / "bees20.jpg", tmp_path / "new" / "1.jpg")
     (commands,) = re.findall(r"^```sh\n(cnnfeat .*?)^```$", README, re.M | re.S)
-    for vgg16, mobilenet in {
-        "vgg16": "mobilenet",
-        "block3_pool": "conv_pw_2_relu",
-        "block4_pool": "conv_pw_6_relu",
-        "block5_pool": "conv_pw_12_relu",
-    }.items():
-        assert vgg16 in commands
-        commands = commands.replace(vgg16, mobilenet)
-    command = shlex.join(COMMAND)
-    done = subprocess.run(
-        ["sh", "-ec", f'cnnfeat() {{ {command} "$@"; }}\n{commands}'],
-        cwd=tmp_path,
-        # The terminal stays clean without the user's help.
-        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-        | {"PYTHONPATH": str(ROOT), "KERAS_HOME": str(assets / "keras_home")},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    assert all(line.startswith("cnnfeat: ") for line in done.stderr.splitlines()), done.stderr
+    done = run_commands(commands, tmp_path, assets)
 
     first, _, last = read_csv(done.stdout)
     assert [first["layer"], last["layer"]] == ["conv_pw_2_relu", "conv_pw_12_relu"]
@@ -241,6 +246,30 @@ def test_commands_of_the_readme_on_photographs(assets, tmp_path, monkeypatch):
     (score,) = (float(row["score_bees"]) for row in rows if row["path"] == "new/1.jpg")
     assert f"bees against ants: {score:+.3g} (occlusion map)" in done.stderr
     assert_is_picture(tmp_path / "why.png")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="written for a POSIX shell")
+def test_commands_of_the_page_of_the_command_line(assets, tmp_path, monkeypatch):
+    monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "home"))
+    for folder, first, last in ("photos", 0, 10), ("new", 10, 12):
+        for name in ("ants", "bees"):
+            where = tmp_path / folder / (name if folder == "photos" else "")
+            where.mkdir(parents=True, exist_ok=True)
+            for i, photo in enumerate(sorted((assets / "photos" / name).iterdir())[first:last]):
+                shutil.copy(photo, where / (f"{name}{i}.jpg"))
+    (tmp_path / "new" / "ants0.jpg").rename(tmp_path / "new" / "1.jpg")
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    assert len(blocks) == 4
+    printed = run_commands("".join(blocks), tmp_path, assets).stdout
+    for picture in ("layers.png", "why.png", "filters.png", "maps.png"):
+        assert_is_picture(tmp_path / picture)
+    assert len(read_csv((tmp_path / "predictions.csv").read_text())) == 4
+    for made in ("features.npy", "some.npy"):
+        assert np.load(tmp_path / made).shape == (20, 1024), made
+    assert (tmp_path / "my-weights" / "mobilenet_1_0_224_tf_no_top.h5").exists()
+    assert "resnet50_v2\n" in printed
+    assert "All is well." in printed
 
 
 def test_skops_and_probabilities(here, cnnfeat):

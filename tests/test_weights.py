@@ -106,6 +106,19 @@ def test_a_file_found_once_is_not_searched_again(published, tmp_path, monkeypatc
     assert searched
 
 
+def test_all_weights_are_found_wherever_they_are(published, tmp_path, monkeypatch):
+    kept = put(published, tmp_path / "keras" / "models")
+    put(published, tmp_path / "mine", VGG16)  # not what Keras publishes under that name
+    attached = put(published, tmp_path / "kaggle" / "input" / "a", "mobilenet_1_0_224_tf.h5")
+    monkeypatch.setenv(_published.VARIABLE, str(tmp_path / "mine"))
+    assert _published.find_all_weights() == {
+        ("mobilenet", False): kept,
+        ("mobilenet", True): attached,
+    }
+    kept.unlink()
+    assert list(_published.find_all_weights()) == [("mobilenet", True)]
+
+
 def test_links_in_a_circle_end(published, tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     put(published, folder / "z")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sklearn_cnnfeat._home import home_folder, make_private_folder
+from sklearn_cnnfeat._home import make_private_folder, programs_folder
 from sklearn_cnnfeat._network import _build, _engines, _quantize
 from sklearn_cnnfeat._network._published import find_weights
 from sklearn_cnnfeat._network._spec import (
@@ -247,7 +247,7 @@ def open_program(spec, engine, model=None, announce=None, calibrate=None):
     with _lock:
         program = _programs.get(key)
         if program is None:
-            folder = home_folder() / "programs" / key
+            folder = programs_folder() / key
             program = _read(folder, spec)
             if program is None and spec.calibration is None:
                 program = _compile(spec, wanted, folder, model, announce)
@@ -283,7 +283,7 @@ def note_part(spec, info, engine, whole, model=None):
     Who finds all rows in a cache then never needs its network; who does not compiles it.
     """
     _, key = _key(spec, engine, model)
-    folder = home_folder() / "programs" / key
+    folder = programs_folder() / key
     with _lock:
         if key not in _programs and not (folder / _RECORD).exists():
             part = Program(
@@ -455,10 +455,22 @@ def _read_record(folder):
     return record
 
 
+def measure_programs():
+    """Return how many programs are on the disk, and their bytes, unread."""
+    files = [path for path in programs_folder().glob("*/*") if path.is_file()]
+    return len({path.parent for path in files}), sum(path.stat().st_size for path in files)
+
+
+def remove_programs():
+    """Remove all programs from the disk."""
+    if programs_folder().is_dir():
+        shutil.rmtree(programs_folder())
+
+
 def check_programs():
     """Read all programs on the disk; return how many are sound, names of the others, and bytes."""
     sound, damaged, n_bytes = 0, [], 0
-    parent = home_folder() / "programs"
+    parent = programs_folder()
     for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
         if folder.name.startswith(_UNFINISHED) or not folder.is_dir():
             continue

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sklearn_cnnfeat._network._spec import digest_of_file
+from sklearn_cnnfeat._network._zoo import find_architecture, list_models
 
 # Folders, separated as in PATH.
 VARIABLE = "SKLEARN_CNNFEAT_WEIGHTS"
@@ -53,7 +54,7 @@ def find_weights(architecture, include_top, input_size):
         if not folder.is_dir():
             places[-1] += ": there is no such folder"
             continue
-        for path in _search(folder, kept.name):
+        for path in _search(folder, {kept.name}):
             problem = check_weights(path)
             if problem is None:
                 _places_of_files[kept.name] = (*_folders(),), path
@@ -64,6 +65,28 @@ def find_weights(architecture, include_top, input_size):
     for problem in refused:
         warnings.warn(f"A weights file is not used. {problem}", UserWarning, stacklevel=2)
     return Found(None, tuple(places), tuple(refused))
+
+
+def find_all_weights():
+    """Return the paths of the published weights on this machine, each as `find_weights` finds it.
+
+    Keys are a network's name and whether the weights are those with its classifier. All folders are
+    gone through once.
+    """
+    found, missing = {}, {}
+    for name in list_models():
+        architecture = find_architecture(name)
+        for include_top in (False, True):
+            path = architecture.weights_file(include_top, (architecture.native_size,) * 2)
+            if path.is_file():
+                found[name, include_top] = path
+            else:
+                missing[path.name] = name, include_top
+    for folder, _ in _folders():
+        for path in _search(folder, missing):
+            if path.name in missing and check_weights(path) is None:
+                found[missing.pop(path.name)] = path
+    return dict(sorted(found.items()))
 
 
 # Where files were found, so that a search with hundreds of fits goes through a dataset once.
@@ -127,8 +150,8 @@ def _folders():
     yield KAGGLE_INPUT, f"{KAGGLE_INPUT} and its folders"
 
 
-def _search(folder, name):
-    """Yield files called `name`, those nearest to `folder` first.
+def _search(folder, names):
+    """Yield files of these names, those nearest to `folder` first.
 
     Datasets hold a million images beside the weights: entries are looked at as they come, and
     nothing but their names.
@@ -144,7 +167,7 @@ def _search(folder, name):
             with os.scandir(current) as entries:
                 inner = []
                 for entry in entries:
-                    if entry.name == name and entry.is_file():
+                    if entry.name in names and entry.is_file():
                         yield Path(entry.path)
                     elif entry.is_dir():
                         inner.append(entry.path)
