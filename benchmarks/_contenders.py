@@ -26,7 +26,8 @@ class Network:
     keras: str
     # Module of keras.applications that holds its `preprocess_input`.
     module: str
-    timm: str
+    # Name in timm; None where it is not there.
+    timm: str | None
     # Known to img2vec_pytorch under this name; None where it is not, or is another network there.
     img2vec: str | None = None
     size: int = 224
@@ -54,6 +55,7 @@ NETWORKS = {
         Network("inception_v3", "InceptionV3", "inception_v3", "inception_v3", size=299),
         Network("convnext_tiny", "ConvNeXtTiny", "convnext", "convnext_tiny"),
         Network("mobilenet", "MobileNet", "mobilenet", "mobilenetv1_100"),
+        Network("nasnet_mobile", "NASNetMobile", "nasnet", None),
     )
 }
 
@@ -240,9 +242,10 @@ class Ours(Contender):
 
     ours = True
 
-    def __init__(self, label, precision, n_jobs=None):
+    def __init__(self, label, precision, n_jobs=None, engine="auto"):
         super().__init__(label)
         self._precision = precision
+        self._engine = engine
         self._n_jobs = n_jobs
         if precision == "int8":
             self.packages = ("openvino", "nncf")
@@ -263,6 +266,7 @@ class Ours(Contender):
             weights=weights_file(network),
             precision=self._precision,
             n_jobs=self._n_jobs,
+            engine=self._engine,
             **calibration,
         ).fit(paths)
 
@@ -405,6 +409,9 @@ class Torch(Threaded):
         super().__init__(label)
         self._compiled = compiled
 
+    def covers(self, network):
+        return network.timm is not None
+
     def _load(self, network, paths):
         import numpy as np
         import timm
@@ -444,6 +451,9 @@ class Embetter(Contender):
 
     packages = ("embetter", "torch", "torchvision", "timm")
     keras_weights = False
+
+    def covers(self, network):
+        return network.timm is not None
 
     def set_up(self, network, paths):
         import timm
@@ -499,6 +509,7 @@ CONTENDERS = {
     "ours": Ours("sklearn-cnnfeat float32", "float32"),
     "ours_bfloat16": Ours("sklearn-cnnfeat bfloat16", "bfloat16"),
     "ours_int8": Ours("sklearn-cnnfeat int8", "int8"),
+    "ours_keras": Ours("sklearn-cnnfeat float32, engine='keras'", "float32", engine="keras"),
     "predict_loop": PredictLoop("Keras predict, one at a time"),
     "predict_batches": PredictBatches("Keras predict, batches of 32"),
     "frozen": FrozenFunction("frozen TF function, threaded decoding"),
