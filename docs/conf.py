@@ -112,7 +112,6 @@ sphinx_gallery_conf = {
     "within_subsection_order": ByStory,
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("sklearn_cnnfeat",),
-    "reference_url": {"sklearn_cnnfeat": None},
     "show_signature": False,
     "remove_config_comments": True,
     "download_all_examples": False,
