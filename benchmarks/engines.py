@@ -32,9 +32,14 @@ def find_gains(networks):
             gains[network] = {
                 "speed": ours["median"] / keras["median"],
                 "memory": ours["peak_rss_mb"] / keras["peak_rss_mb"],
-                "set_up": ours["set_up_seconds"] / keras["set_up_seconds"],
+                "until_ready": _seconds_until_ready(ours) / _seconds_until_ready(keras),
             }
     return gains
+
+
+def _seconds_until_ready(result):
+    # Keras builds the network in the first run.
+    return result["set_up_seconds"] + result["warm_up_seconds"]
 
 
 def main():
@@ -56,9 +61,9 @@ def main():
     results["openvino_over_keras"] = find_gains(results["networks"])
     print("OpenVINO over Keras:")
     print_table(
-        ["network", "images/s", "peak memory", "set-up"],
+        ["network", "images/s", "peak memory", "until ready"],
         [
-            [network, *(show(gain[key]) for key in ("speed", "memory", "set_up"))]
+            [network, *(show(gain[key]) for key in ("speed", "memory", "until_ready"))]
             for network, gain in results["openvino_over_keras"].items()
         ],
     )

@@ -59,18 +59,26 @@ def main():
             rows.append([network, label, *map(show, rates), *map(show, gains[1:])])
     header = ["network", "part", *(f"{cores} cores" for cores in counts)]
     print_table([*header, *(f"gain of {cores}" for cores in counts[1:])], rows)
-    figure, axes = make_axes(len(networks), 3.5 * len(networks), 3.2)
+    figure = plot(networks, counts)
+    save(options, machine, {"networks": networks}, figure)
+
+
+def plot(networks, counts):
+    """Draw what each part gains from cores; the grey line is as much as there are."""
+    figure, axes = make_axes(len(networks), 3.5 * len(networks), 3.4)
     for panel, (network, of_cores) in zip(axes, networks.items(), strict=True):
+        panel.plot(counts, counts, color="0.8", linewidth=4)
         for part, label in _PARTS.items():
             rates = [of_cores[cores][part].get("median", float("nan")) for cores in counts]
-            panel.plot(counts, rates, "o-", label=label)
+            gains = [rate / rates[0] for rate in rates]
+            panel.plot(counts, gains, "o-", label=f"{label}: {show(rates[-1])} images/s")
         panel.set_title(network)
         panel.set_xlabel("cores")
         panel.set_xticks(counts)
-        panel.set_ylim(bottom=0)
-    axes[0].set_ylabel("images a second")
-    axes[0].legend(frameon=False)
-    save(options, machine, {"networks": networks}, figure)
+        panel.set_ylim(0, 1.5 * max(counts))
+        panel.legend(frameon=False, loc="upper left", fontsize="small")
+    axes[0].set_ylabel("times the images/s of one core")
+    return figure
 
 
 if __name__ == "__main__":

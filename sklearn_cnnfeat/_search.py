@@ -435,6 +435,10 @@ def layer_scores(search, *, metric=None, step=None):
     0  conv_pw_1_relu          64
     1  conv_pw_3_relu         128
     """
+    if not isinstance(search, BaseSearchCV) and not hasattr(search, "cv_results_"):
+        raise TypeError(
+            f"search must be a fitted search, such as GridSearchCV; got {type(search).__name__}."
+        )
     check_is_fitted(search, "cv_results_")
     results = pd.DataFrame(search.cv_results_)
     metric = _choose_metric(search, metric)
@@ -621,6 +625,7 @@ def layer_report(
 
     **settings : dict
         Further parameters of `CNNFeatureTransformer`, such as `weights`, `input_size` or `cache`.
+        With ``on_error="nan"``, images that cannot be read are left out.
 
     Returns
     -------
@@ -657,7 +662,14 @@ def layer_report(
     2   conv_pw_5_relu         256
     3  conv_pw_11_relu         512
     """
+    if y is None:
+        raise ValueError("layer_report needs y, what an estimator is to learn of each image.")
     check_consistent_length(X, y)
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        raise TypeError(
+            f"scoring must be one score, by its name or as a callable; got {scoring!r}. Call "
+            "layer_report once for each, with cache=True the features are not computed again."
+        )
     if pooling is None:
         raise ValueError(
             "pooling=None gives maps, from which no estimator learns; choose 'avg', say."
@@ -669,7 +681,14 @@ def layer_report(
     cnn.layer = [layers] if isinstance(layers, (str, Integral)) else list(layers)
     if estimator is None:
         estimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    features = cnn.fit_transform(X)
+    features = cnn.set_output(transform="default").fit_transform(X)
+    unreadable = np.isnan(features).any(axis=1)
+    if unreadable.any():  # with on_error="nan", which has warned
+        features = features[~unreadable]
+        y, groups = (
+            None if labels is None else _safe_indexing(labels, ~unreadable)
+            for labels in (y, groups)
+        )
     folds = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(features, y, groups))
     rows = []
     for layer, columns in zip(cnn.layer_names_, cnn._columns(), strict=True):

@@ -469,6 +469,8 @@ def test_bad_arguments(network, data):
         decision_map(cnn, X[0])
     with pytest.raises(ValueError, match="patch_size=30 and stride=15 do not cover the 24 x 24"):
         decision_map(pipeline, X[0], method="occlusion", patch_size=30)
+    with pytest.raises(ValueError, match="patch_size=0 and stride=1 do not cover"):
+        decision_map(pipeline, X[0], method="occlusion", patch_size=0)
     without = make_pipeline(StandardScaler(), LinearSVC()).fit(np.eye(4), [0, 0, 1, 1])
     with pytest.raises(ValueError, match="No step of Pipeline is a CNNFeatureTransformer"):
         decision_map(without, X[0])

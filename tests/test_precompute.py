@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
 from scipy import stats
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -42,6 +43,7 @@ from sklearn_cnnfeat import (
     layer_scores,
     precompute,
 )
+from sklearn_cnnfeat._stream import UnreadableImageWarning
 
 N = 24
 
@@ -670,6 +672,27 @@ def test_layer_report_refuses(network, files, y):
         layer_report(files, y, network, pooling=None)
     with pytest.raises(ValueError, match="no layer 'fore'"):
         layer_report(files, y, network, ["fore"])
+    with pytest.raises(ValueError, match="needs y"):
+        layer_report(files, None, network)
+    with pytest.raises(TypeError, match=r"one score, .*got \['accuracy', 'f1'\]"):
+        layer_report(files, y, network, scoring=["accuracy", "f1"])
+
+
+def test_layer_report_leaves_out_what_cannot_be_read(network, files, y, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    settings = {"model": network, "cv": 3, "verbose": 0}
+    expected = layer_report(files, y, **settings)
+    with pytest.warns(UnreadableImageWarning, match=r"broken\.jpg"):
+        report = layer_report(
+            [*files, str(tmp_path / "broken.jpg")], [*y, y[0]], on_error="nan", **settings
+        )
+    columns = ["layer", "n_features", "mean_test_score"]
+    assert_frame_equal(report[columns], expected[columns])
+
+
+def test_layer_scores_want_a_search(network):
+    with pytest.raises(TypeError, match="such as GridSearchCV; got CNNFeatureTransformer"):
+        layer_scores(CNNFeatureTransformer(network))
 
 
 @pytest.mark.parametrize(

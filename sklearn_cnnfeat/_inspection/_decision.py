@@ -216,8 +216,8 @@ def _exact(route, rows, inputs, question):
 def _occlusion(route, question, features, patch_size, stride):
     pixels = network_pixels(route.cnn, route.images, 0)
     height, width, _ = pixels.shape
-    patch = patch_size or max(1, round(max(height, width) / 6))
-    stride = stride or max(1, patch // 2)
+    patch = max(1, round(max(height, width) / 6)) if patch_size is None else patch_size
+    stride = max(1, patch // 2) if stride is None else stride
     if not (1 <= patch <= min(height, width) and 1 <= stride <= patch):
         raise ValueError(
             f"patch_size={patch} and stride={stride} do not cover the {height} x {width} pixels "

@@ -742,10 +742,10 @@ class LayerScoreDisplay:
             The display, drawn.
         """
         check_matplotlib_support(f"{cls.__name__}.from_search")
+        scores = layer_scores(search, metric=metric, step=step)
         if score_name is None:
             name = metric or (search.scoring if isinstance(search.scoring, str) else None)
             score_name = "Score" if name is None else name.replace("_", " ").capitalize()
-        scores = layer_scores(search, metric=metric, step=step)
         return cls(scores, score_name=score_name).plot(ax=ax)
 
     def plot(self, *, ax=None):

@@ -107,7 +107,11 @@ def has_fast_bfloat16():
 
 
 def choose_engine():
-    """Return the engine that ``engine="auto"`` means on this machine."""
+    """Return the engine that ``engine="auto"`` means on this machine.
+
+    No network is an exception: on a processor OpenVINO is the faster of the two for all that
+    ``benchmarks/engines.py`` compares, with a fraction of the memory.
+    """
     if not _has_openvino():
         return "keras"
     # Device files of NVIDIA's and AMD's drivers: TensorFlow is not imported only to see no GPU.
