@@ -50,6 +50,7 @@ templates_path = ["_templates"]
 default_role = "literal"  # single backticks in docstrings
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+smartquotes_action = "qe"  # dashes of options stay as they are typed
 suppress_warnings = [
     # The gallery's settings hold functions.
     "config.cache",
@@ -162,7 +163,15 @@ def show_examples_as_code(app, ctx, lines):
     lines[:] = re.sub(r"^\|  ", "  ", text, flags=re.M).split("\n")
 
 
+def drop_debug(app, ctx, lines):
+    """Leave out what all commands have, where they have more; the guide tells it once."""
+    text = "\n".join(lines)
+    if text.count(".. option::") > 1:
+        lines[:] = re.sub(r"^\.\. option:: --debug\n\n.*\n+", "", text, flags=re.M).split("\n")
+
+
 def setup(app):
     """Register what is above with Sphinx."""
     app.connect("autodoc-process-docstring", drop_references)
     app.connect("sphinx-click-process-description", show_examples_as_code)
+    app.connect("sphinx-click-process-options", drop_debug)
