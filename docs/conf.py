@@ -1,7 +1,8 @@
 """How Sphinx builds the site: ``python -m sphinx -W --keep-going docs docs/_build``.
 
-Nothing here needs a network. The gallery runs the scripts of ``examples/``; photographs and weights
-that are on this machine (``CNNFEAT_EXAMPLE_PHOTOS``, ``KERAS_HOME``) make its pictures real ones.
+The gallery runs the scripts of ``examples/`` with the photographs that ``CNNFEAT_EXAMPLE_PHOTOS``
+names, or else with pieces of scikit-learn's. Only the weights of MobileNet come over the internet,
+where they are not on this machine yet (``KERAS_HOME``).
 """
 
 import os
@@ -18,6 +19,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+from gallery_photos import put_photos
 
 import sklearn_cnnfeat
 
@@ -105,11 +108,14 @@ class ByStory:
         return f"<{type(self).__name__}>"
 
 
+# Scripts run in their own folder.
+put_photos(DOCS.parent / "examples" / "photos", os.environ.get("CNNFEAT_EXAMPLE_PHOTOS"))
+
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"_offline\.py|demo\.py|notebooks",
+    "ignore_pattern": r"demo\.py|notebooks",
     "within_subsection_order": ByStory,
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("sklearn_cnnfeat",),

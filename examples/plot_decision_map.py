@@ -9,7 +9,6 @@ in the picture. So it can say exactly where its decision came from.
 # %%
 # A pipeline, and photographs that it has not seen
 # -------------------------------------------------
-from _offline import local_network, photo_folder
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
@@ -23,13 +22,12 @@ from sklearn_cnnfeat import (
     load_image_folder,
 )
 
-photos = load_image_folder(photo_folder())  # yours: load_image_folder("photos/")
+photos = load_image_folder("photos/")
 names = [photos.target_names[label] for label in photos.target]
 known, unseen, y_known, y_unseen = train_test_split(
     photos.data, names, test_size=6, stratify=names, random_state=0
 )
-_, weights = local_network("mobilenet")  # yours: weights = "imagenet"
-cnn = CNNFeatureTransformer("mobilenet", "conv_dw_13_relu", "avg", weights=weights, random_state=0)
+cnn = CNNFeatureTransformer("mobilenet", "conv_dw_13_relu", pooling="avg")
 pipe = make_pipeline(cnn, StandardScaler(), LogisticRegression(max_iter=2000))
 pipe.fit(known, y_known)
 

@@ -11,16 +11,14 @@ and colours, late ones parts of things; which serves best depends on the photogr
 # --------------------------
 # With ``cache=True`` the features stay on disk, and no photograph goes through the same layers
 # twice, today or tomorrow.
-from _offline import local_network, photo_folder
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from sklearn_cnnfeat import CNNFeatureTransformer, load_image_folder
 
-photos = load_image_folder(photo_folder())  # yours: load_image_folder("photos/")
-model, weights = local_network("mobilenet")  # yours: model, weights = "mobilenet", "imagenet"
-cnn = CNNFeatureTransformer(model=model, pooling="avg", weights=weights, random_state=0, cache=True)
+photos = load_image_folder("photos/")
+cnn = CNNFeatureTransformer("mobilenet", pooling="avg", cache=True)
 pipe = Pipeline([("cnn", cnn), ("scale", StandardScaler()), ("svm", SVC())])
 
 # %%
@@ -77,7 +75,7 @@ chance = pd.Series(photos.target).value_counts(normalize=True).max()
 ax.axhline(chance, color="0.4", linewidth=1)
 ax.text(len(layers) - 1, chance, "always the largest class", ha="right", va="bottom")
 ax.set(
-    xlabel=f"layer of {model}, first to last",
+    xlabel="layer of MobileNet, first to last",
     ylabel="accuracy, 5 folds",
     title=f"Telling {' and '.join(photos.target_names)} apart",
 )

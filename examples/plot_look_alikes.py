@@ -10,16 +10,11 @@ photographs most similar to a given one, and to sort a heap of photographs into 
 # Features of all photographs
 # ---------------------------
 import numpy as np
-from _offline import local_network, photo_folder
 
 from sklearn_cnnfeat import CNNFeatureTransformer, load_image_folder
 
-photos = load_image_folder(photo_folder())  # yours: load_image_folder("photos/")
-model, weights = local_network("vgg16", "mobilenet")  # yours: model, weights = "vgg16", "imagenet"
-layer = {"vgg16": "block5_pool", "mobilenet": "conv_dw_13_relu"}[model]
-cnn = CNNFeatureTransformer(
-    model=model, layer=layer, pooling="avg", weights=weights, random_state=0, verbose=1
-)
+photos = load_image_folder("photos/")
+cnn = CNNFeatureTransformer("mobilenet", "conv_dw_13_relu", pooling="avg")
 features = cnn.fit_transform(photos.data)
 print(f"{features.shape[0]} photographs, {features.shape[1]} features each")
 

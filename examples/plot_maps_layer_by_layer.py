@@ -3,7 +3,7 @@ Layer by layer: from texture to shape
 =====================================
 
 The maps of an own network of four convolutions, one layer after the other, and all maps of each
-layer added up into one; then the same for the five blocks of VGG19. Early layers keep texture and
+layer added up into one; then the same for five layers of MobileNet. Early layers keep texture and
 detail, late ones shapes, and resolution falls.
 """
 
@@ -11,11 +11,9 @@ detail, late ones shapes, and resolution falls.
 # An own network
 # --------------
 # Nine filters in each of four convolutions, with random weights.
-from _offline import import_keras, local_network
+import keras
+from keras import layers
 from sklearn.datasets import load_sample_image
-
-keras = import_keras()  # yours: import keras
-layers = keras.layers
 
 keras.utils.set_random_seed(0)
 network = keras.Sequential(
@@ -41,7 +39,7 @@ import matplotlib.pyplot as plt
 
 from sklearn_cnnfeat import CNNFeatureTransformer, FeatureMapDisplay
 
-image = load_sample_image("flower.jpg")  # yours: "001.jpg"
+image = load_sample_image("flower.jpg")  # or "001.jpg"
 convolutions = ["conv1", "conv2", "conv3", "conv4"]
 display = FeatureMapDisplay.from_estimator(network, image, layer=convolutions, n_columns=3)
 # display.figure_.savefig("feature_map.png")
@@ -53,16 +51,16 @@ FeatureMapDisplay.from_estimator(network, image, layer=convolutions, combine="su
 plt.show()
 
 # %%
-# The five blocks of VGG19
-# ------------------------
-# The first 64 maps of each. Every map has its own scale, so that faint ones are seen too.
-_, weights = local_network("vgg19")  # yours: weights = "imagenet"
-vgg19 = CNNFeatureTransformer("vgg19", weights=weights, random_state=0)
-blocks = [f"block{i}_pool" for i in range(1, 6)]
-FeatureMapDisplay.from_estimator(vgg19, image, layer=blocks)
+# The five sizes of a trained network
+# -----------------------------------
+# The first 64 maps of each. Every map has its own scale, so that faint ones are seen too. Of VGG19
+# these would be ``block1_pool`` to ``block5_pool``.
+mobilenet = CNNFeatureTransformer("mobilenet", "conv_pw_12_relu")
+stages = [f"conv_pw_{i}_relu" for i in (1, 3, 5, 11, 12)]
+FeatureMapDisplay.from_estimator(mobilenet, image, layer=stages)
 plt.show()
 
 # %%
-# All maps of each block, added up.
-FeatureMapDisplay.from_estimator(vgg19, image, layer=blocks, combine="sum")
+# All maps of each, added up.
+FeatureMapDisplay.from_estimator(mobilenet, image, layer=stages, combine="sum")
 plt.show()

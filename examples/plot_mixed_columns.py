@@ -57,7 +57,7 @@ from sklearn_cnnfeat import CNNFeatureTransformer
 cnn = CNNFeatureTransformer(
     model="mobilenet",
     layer="conv_pw_3_relu",
-    weights=None,  # yours: weights="imagenet"
+    weights=None,
     random_state=0,
     input_size=32,
     cache=True,

@@ -12,12 +12,10 @@ scikit-learn's handwritten digits; the network learns from half of them.
 # ------------------
 # Two blocks of convolutions, then fully connected layers. It takes pixels from 0 to 255, as they
 # come out of image files, and scales them itself.
-from _offline import import_keras
+import keras
+from keras import layers
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-
-keras = import_keras()  # yours: import keras
-layers = keras.layers
 
 X, y = load_digits(return_X_y=True)
 X_network, X, y_network, y = train_test_split(X, y, test_size=0.5, stratify=y, random_state=0)

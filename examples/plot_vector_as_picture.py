@@ -12,11 +12,9 @@ themselves, line by line, are pictures.
 # -----------
 # Two blocks of convolutions and a dense layer of 128 units, for colour images of 84 x 84 pixels.
 # Its weights are random: it could be any network.
-from _offline import import_keras
+import keras
+from keras import layers
 from sklearn.datasets import load_sample_image
-
-keras = import_keras()  # yours: import keras
-layers = keras.layers
 
 keras.utils.set_random_seed(0)
 network = keras.Sequential(
@@ -36,7 +34,7 @@ network = keras.Sequential(
         layers.Dense(2, activation="softmax", name="classes"),
     ]
 )
-image = load_sample_image("flower.jpg")  # yours: "photo.jpg"
+image = load_sample_image("flower.jpg")  # or "photo.jpg"
 
 # %%
 # Its layers

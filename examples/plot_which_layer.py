@@ -11,14 +11,18 @@ takes the features of a layer at the end of each stage, and cross-validates a cl
 # ----------
 # One row a layer, in the order in which the network computes them. Wide layers cost memory and
 # fitting time, deep ones cost arithmetic: the first whose score is about as good as the best one's
-# is the one to take.
-from _offline import local_network, photo_folder
-
+# is the one to take. Without ``layers=`` the last layer of each stage is taken.
 from sklearn_cnnfeat import layer_report, load_image_folder
 
-photos = load_image_folder(photo_folder())  # yours: load_image_folder("photos/")
-model, weights = local_network("mobilenet")  # yours: model, weights = "mobilenet", "imagenet"
-report = layer_report(photos.data, photos.target, model, weights=weights, random_state=0)
+photos = load_image_folder("photos/")
+layers = [
+    "conv_pw_1_relu",
+    "conv_pw_3_relu",
+    "conv_pw_5_relu",
+    "conv_pw_11_relu",
+    "conv_dw_13_relu",
+]
+report = layer_report(photos.data, photos.target, "mobilenet", layers, verbose=0)
 print(report.round(3).to_string())
 best = report.loc[report["mean_test_score"].idxmax()]
 print(f"best: {best['layer']}, accuracy {best['mean_test_score']:.3f}")
@@ -34,11 +38,9 @@ import pandas as pd
 
 from sklearn_cnnfeat import LayerScoreDisplay
 
-largest = layer_report(
-    photos.data, photos.target, model, pooling="max", weights=weights, random_state=0
-)
+largest = layer_report(photos.data, photos.target, "mobilenet", layers, "max", verbose=0)
 both = pd.concat([report.assign(pooling="avg"), largest.assign(pooling="max")], ignore_index=True)
 figure, ax = plt.subplots(figsize=(9, 4.5), layout="constrained")
 LayerScoreDisplay(both, score_name="Accuracy, 5 folds").plot(ax=ax)
-ax.set_title(f"Telling {' and '.join(photos.target_names)} apart with layers of {model}")
+ax.set_title(f"Telling {' and '.join(photos.target_names)} apart with layers of MobileNet")
 plt.show()

@@ -2,13 +2,17 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gallery_photos import put_photos
 from PIL import Image
+
+from sklearn_cnnfeat import load_image_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -25,7 +29,7 @@ for number in plt.get_fignums():
 """
 
 # For each example: what it prints, with a number, and between what bounds the number must be.
-PHOTOGRAPHS = {
+EXPECTED = {
     "plot_decision_map.py": {
         r"intercept: +(\S+)": (-5, 5),
         r"decision: +(\S+)": (-10, 0),
@@ -42,21 +46,8 @@ PHOTOGRAPHS = {
         r"(\S+) of the five nearest": (0.75, 0.95),
         r"Rand index: (\S+)": (0.2, 1),
     },
-    "plot_which_layer.py": {r"best: conv_pw_11_relu, accuracy (\S+)": (0.75, 0.9)},
-}
-# The same on pieces of scikit-learn's photographs, through random weights.
-PIECES = {
-    "plot_decision_map.py": {r"positions: +(\d+) x 7": (7, 7)},
-    "plot_folder_to_svm.py": {
-        r"SVM on block5_pool of vgg16: (\S+)": (0.9, 1),
-        r"SVM on 32 x 32 pixels: (\S+)": (0.7, 0.95),
-    },
-    "plot_layer_search.py": {r"best: \w+, accuracy (\S+)": (0.95, 1)},
-    "plot_look_alikes.py": {r"(\S+) of the five nearest": (0.9, 1)},
-    "plot_which_layer.py": {r"best: \w+, accuracy (\S+)": (0.9, 1)},
-}
-OTHERS = {
-    "plot_filters_and_maps.py": {r"block4_pool: (\d+) numbers an image": (100_352, 100_352)},
+    "plot_which_layer.py": {r"best: conv_dw_13_relu, accuracy (\S+)": (0.85, 0.95)},
+    "plot_filters_and_maps.py": {r"conv_pw_5_relu: (\d+) numbers an image": (200_704, 200_704)},
     "plot_maps_layer_by_layer.py": {},
     "plot_mixed_columns.py": {
         r"off by (\S+) points on average from columns": (2, 3),
@@ -69,10 +60,12 @@ OTHERS = {
         r"SVM on the 128 units: (\S+)": (0.97, 1),
     },
     "plot_shapes_of_features.py": {
-        r"spp +\(1, (\d+)\)": (10_752, 10_752),
+        r"spp +\(1, (\d+)\)": (21_504, 21_504),
         r"a table of 100 rows and (\d+) columns": (64, 64),
     },
-    "plot_transfer_learning_maps.py": {r"vgg16/block5_pool .* (\d+) +0\n": (25_088, 25_088)},
+    "plot_transfer_learning_maps.py": {
+        r"mobilenet_1.00_224/conv_pw_12_relu .* (\d+) +0\n": (50_176, 50_176)
+    },
     "plot_vector_as_picture.py": {r"fc: \(1, (\d+)\)": (128, 128)},
 }
 
@@ -118,31 +111,22 @@ def check_example(script, expected, folder, **environment):
 
 
 def test_every_example_is_tested():
-    scripts = {path.name for path in EXAMPLES.glob("plot_*.py")}
-    assert scripts == {*PHOTOGRAPHS, *OTHERS}
-    assert set(PIECES) == set(PHOTOGRAPHS)
+    assert {path.name for path in EXAMPLES.glob("plot_*.py")} == set(EXPECTED)
 
 
-@pytest.mark.parametrize("script", PHOTOGRAPHS)
-def test_example_on_photographs(script, assets, tmp_path):
-    check_example(
-        script,
-        PHOTOGRAPHS[script],
-        tmp_path,
-        CNNFEAT_EXAMPLE_PHOTOS=str(assets / "photos"),
-        KERAS_HOME=str(assets / "keras_home"),
-    )
+@pytest.mark.parametrize("script", EXPECTED)
+def test_example(script, assets, tmp_path):
+    shutil.copytree(assets / "photos", tmp_path / "photos")
+    check_example(script, EXPECTED[script], tmp_path, KERAS_HOME=str(assets / "keras_home"))
 
 
-@pytest.mark.parametrize("script", PIECES)
-def test_example_without_photographs_and_weights(script, tmp_path, monkeypatch):
-    monkeypatch.delenv("CNNFEAT_EXAMPLE_PHOTOS", raising=False)
-    check_example(script, PIECES[script], tmp_path, KERAS_HOME=str(tmp_path / "keras"))
-
-
-@pytest.mark.parametrize("script", OTHERS)
-def test_example(script, tmp_path):
-    check_example(script, OTHERS[script], tmp_path)
+def test_photographs_of_the_gallery(tmp_path):
+    put_photos(tmp_path / "photos")
+    photos = load_image_folder(tmp_path / "photos")
+    assert list(photos.target_names) == ["china", "flower"]
+    assert len(photos.data) == 50
+    put_photos(tmp_path / "photos", EXAMPLES / "notebooks")
+    assert not list((tmp_path / "photos").rglob("*.jpg"))
 
 
 def test_demo(tmp_path):
