@@ -21,8 +21,8 @@ from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._distributed import tasks_at_once
-from sklearn_cnnfeat._images import ImageError
 from sklearn_cnnfeat._network import _engines, _programs
+from sklearn_cnnfeat.exceptions import ImageError
 
 N = 11
 

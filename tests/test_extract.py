@@ -29,10 +29,9 @@ from sklearn.svm import SVC
 from small_network import count_computed, save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer, extract, load_features, load_image_folder
-from sklearn_cnnfeat._images import ImageError, Images
+from sklearn_cnnfeat._images import Images
 from sklearn_cnnfeat._network import _engines
-from sklearn_cnnfeat._network._programs import EngineError
-from sklearn_cnnfeat._stream import UnreadableImageWarning
+from sklearn_cnnfeat.exceptions import EngineError, ImageError, UnreadableImageWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = ["npy", "parquet"] + (["zarr"] if sys.version_info >= (3, 11) else [])

@@ -19,7 +19,7 @@ from small_network import save_network, save_photos
 
 import sklearn_cnnfeat
 from sklearn_cnnfeat import CNNFeatureTransformer, _distributed, extract, load_features
-from sklearn_cnnfeat._images import ImageError
+from sklearn_cnnfeat.exceptions import ImageError
 
 N = 45
 ROOT = str(Path(sklearn_cnnfeat.__file__).parents[1])

@@ -16,8 +16,7 @@ from scipy.sparse import csr_array
 from sklearn.datasets import load_digits, load_sample_images
 
 from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._images import ImageError
-from sklearn_cnnfeat._stream import UnreadableImageWarning
+from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 keras = pytest.importorskip("keras")

@@ -43,7 +43,7 @@ from sklearn_cnnfeat import (
     layer_scores,
     precompute,
 )
-from sklearn_cnnfeat._stream import UnreadableImageWarning
+from sklearn_cnnfeat.exceptions import UnreadableImageWarning
 
 N = 24
 

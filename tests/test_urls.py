@@ -12,7 +12,7 @@ import pytest
 from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._images import ImageError
+from sklearn_cnnfeat.exceptions import ImageError
 
 
 @pytest.fixture(scope="module")
