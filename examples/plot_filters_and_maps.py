@@ -29,7 +29,7 @@ print(filters[["path", "kernel_shape", "bias_shape", "mean", "std"]].round(4).to
 # ------------------------------------
 # A row is a filter, a column one of its three channels; dark is the smallest number of all, light
 # the largest.
-FilterDisplay.from_estimator(mobilenet, layer="conv1", filters=6)
+FilterDisplay.from_estimator(mobilenet, layer="conv1", filters=[1, 2, 5, 7, 14, 26])
 plt.show()
 
 # %%

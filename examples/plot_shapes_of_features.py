@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 from sklearn_cnnfeat import FeatureMapDisplay
 
 photo = load_sample_image("china.jpg")  # or "photo.jpg"
-mobilenet = CNNFeatureTransformer("mobilenet", "conv_dw_13_relu")
+mobilenet = CNNFeatureTransformer("mobilenet", "conv_pw_12_relu")
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), layout="compressed")
 strongest = FeatureMapDisplay.from_estimator(mobilenet, photo, channels="strongest").channels[0][:3]
 plt.close()
