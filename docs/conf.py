@@ -163,13 +163,11 @@ def drop_references(app, what, name, obj, options, lines):
 
 
 def drop_roles(app, page, template, context, doctree):
-    """Write links as text in what scikit-learn shows of an estimator, which is no page of Sphinx.
-
-    There, single quotes may be entities, and so are the signs around an address.
-    """
+    """Write links as text in scikit-learn's picture of an estimator, which is HTML already."""
     if page.startswith("auto_examples/") and "sk-top-container" in context.get("body", ""):
         role = r":(?:ref|term|func|class|meth|mod|doc):`~?([^`&<]+?)\s*(?:&lt;[^`]*?&gt;)?`"
-        context["body"] = re.sub(role, r"\1", context["body"])
+        body = re.sub(r":ref:`sphx_glr_[^`]*`", "scikit-learn's gallery", context["body"])
+        context["body"] = re.sub(role, r"\1", body)
 
 
 # --- help texts of the command line ---------------------------------------------------------------

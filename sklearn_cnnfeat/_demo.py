@@ -52,7 +52,7 @@ The same on your own photographs, one folder a class, with VGG16:
     pipe = make_pipeline(CNNFeatureTransformer(model="vgg16", layer="block5_pool"), SVC())
     pipe.fit(photos.data, photos.target)
 
-or, without a program:
+or, on the command line:
 
     cnnfeat search photos/ --model vgg16 --layers block3_pool block4_pool block5_pool
 """
