@@ -23,6 +23,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 from gallery_photos import put_photos
 
 import sklearn_cnnfeat
+from sklearn_cnnfeat._terminal import Many
 
 warnings.filterwarnings("ignore", message="Matplotlib is currently using agg")
 
@@ -155,8 +156,18 @@ html_sidebars = {"index": []}
 def drop_references(app, what, name, obj, options, lines):
     """Write the text of links into scikit-learn's own guide without the links."""
     if str(getattr(obj, "__module__", "")).startswith("sklearn."):
-        text = re.sub(r":ref:`([^<`]+?)\s*(<[^`]*>)?`", r"\1", "\n".join(lines))
+        # A link to an example has no text but its address.
+        text = re.sub(r":ref:`sphx_glr_[^`]*`", "scikit-learn's gallery", "\n".join(lines))
+        text = re.sub(r":ref:`([^<`]+?)\s*(<[^`]*>)?`", r"\1", text)
         lines[:] = text.split("\n")
+
+
+def drop_roles(app, page, template, context, doctree):
+    """Write links as text in scikit-learn's picture of an estimator, which is HTML already."""
+    if page.startswith("auto_examples/") and "sk-top-container" in context.get("body", ""):
+        role = r":(?:ref|term|func|class|meth|mod|doc):`~?([^`&<]+?)\s*(?:&lt;[^`]*?&gt;)?`"
+        body = re.sub(r":ref:`sphx_glr_[^`]*`", "scikit-learn's gallery", context["body"])
+        context["body"] = re.sub(role, r"\1", body)
 
 
 # --- help texts of the command line ---------------------------------------------------------------
@@ -169,15 +180,24 @@ def show_examples_as_code(app, ctx, lines):
     lines[:] = re.sub(r"^\|  ", "  ", text, flags=re.M).split("\n")
 
 
-def drop_debug(app, ctx, lines):
-    """Leave out what all commands have, where they have more; the guide tells it once."""
+def write_options(app, ctx, lines):
+    """Mark options of several values; leave out ``--debug``, which the page tells of once."""
     text = "\n".join(lines)
     if text.count(".. option::") > 1:
-        lines[:] = re.sub(r"^\.\. option:: --debug\n\n.*\n+", "", text, flags=re.M).split("\n")
+        text = re.sub(r"^\.\. option:: --debug\n\n.*\n+", "", text, flags=re.M)
+    for option in ctx.command.params:
+        if isinstance(option, Many):
+            # As Sphinx names it, and as help does in capitals.
+            name = option.metavar or option.name
+            shown = (option.metavar or option.name.removesuffix("s")).upper()
+            text = text.replace(f"{option.opts[-1]} <{name}>", f"{option.opts[-1]} <{shown}...>")
+    # Addresses are no links here.
+    lines[:] = re.sub(r"(?<!`)\btcp://[\w:.]*\w", r"``\g<0>``", text).split("\n")
 
 
 def setup(app):
     """Register what is above with Sphinx."""
     app.connect("autodoc-process-docstring", drop_references)
     app.connect("sphinx-click-process-description", show_examples_as_code)
-    app.connect("sphinx-click-process-options", drop_debug)
+    app.connect("sphinx-click-process-options", write_options)
+    app.connect("html-page-context", drop_roles)

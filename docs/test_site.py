@@ -223,7 +223,7 @@ def test_the_start_page_is_light(tab, address):
         "dense layer",
         "best",
         "feature maps",
-        "network",
+        "internet",
         "million",
     ):
         assert tab.locator(".sd-card", has_text=title).first.is_visible(), title

@@ -10,6 +10,7 @@ import warnings
 from contextlib import redirect_stdout
 from fnmatch import fnmatchcase
 from glob import glob
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -119,6 +120,7 @@ layers_option = click.option(
     cls=Many,
     type=Layer(),
     default=["last"],
+    metavar="LAYER",
     help="As 'cnnfeat layers MODEL' lists them, or indices, negative from the end.  [default: the "
     "last one before the classifier]",
 )
@@ -138,6 +140,8 @@ input_size_option = click.option(
 )
 cache_folder_option = click.option(
     "--cache-folder",
+    "--folder",
+    "cache_folder",
     type=click.Path(file_okay=False, resolve_path=True),
     metavar="FOLDER",
     help="Where features are kept.  [default: the user's cache folder]",
@@ -276,6 +280,7 @@ def program():
     "layers",
     cls=Many,
     type=Layer(),
+    metavar="LAYER",
     help="Layers to compare, as 'cnnfeat layers MODEL' lists them.  [default: the last one of each "
     "resolution, about six]",
 )
@@ -333,6 +338,12 @@ def program():
 )
 @cache_folder_option
 @click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Keep no features: they go to a temporary folder, and the saved pipeline keeps none "
+    "either.",
+)
+@click.option(
     "-j",
     "--jobs",
     type=int,
@@ -359,6 +370,7 @@ def search(
     seed,
     on_error,
     cache_folder,
+    no_cache,
     jobs,
     output,
     plot,
@@ -368,9 +380,13 @@ def search(
 ):
     """Find the layer and the C that classify a folder of photographs best.
 
-    PHOTOS has one sub-folder a class. Each photograph goes through the network once, for all
-    layers together; then a classifier is cross-validated on each. The table has one row a layer,
-    at its best C, in the order of the network.
+    PHOTOS has one sub-folder a class; it comes first, since --layers, --pooling and --C take all
+    values up to the next option. Each photograph goes through the network once, for all layers
+    together; then a classifier is cross-validated on each. The table has one row a layer, at its
+    best C, in the order of the network.
+
+    Features of the photographs are kept in the user's cache, also later by 'cnnfeat predict' and
+    'cnnfeat why' with the saved pipeline; --cache-folder names another place, --no-cache none.
 
     \b
     Examples:
@@ -385,6 +401,13 @@ def search(
 
     if output is not None:
         check_saving(output)
+    if no_cache and cache_folder:
+        raise click.UsageError("--no-cache and --cache-folder exclude each other.")
+    if no_cache:
+        # Or each photograph would go through the network once a layer and fold.
+        cache_folder = click.get_current_context().with_resource(
+            TemporaryDirectory(prefix="cnnfeat-", ignore_cleanup_errors=True)
+        )
     if jobs not in (None, 1):
         # What they would warn of has been told when the features were computed.
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -420,6 +443,8 @@ def search(
     if output is None:
         say("-o model.joblib keeps the best pipeline, for 'cnnfeat predict'")
     else:
+        if no_cache:
+            grid.best_estimator_.set_params(cnn__cache=None)
         save_pipeline(grid.best_estimator_, output)
         say(f"wrote {output}; now: cnnfeat predict {output} IMAGES")
 
@@ -865,6 +890,8 @@ def cache():
 
 folder_option = click.option(
     "--folder",
+    "--cache-folder",
+    "folder",
     type=click.Path(exists=True, file_okay=False),
     help="Of the cache.  [default: the user's cache folder]",
 )
@@ -952,13 +979,16 @@ def clear(folder, networks, yes):
         if not click.confirm(f"{question}?", err=True):
             raise click.ClickException("Nothing was removed.")
     store.clear()
+    removed = f"removed {found.rows:,} rows ({found.bytes / 1e6:,.1f} MB) from {found.path}"
     if networks:
         remove_programs()
+        removed += f", and {n_networks} networks ({n_bytes / 1e6:,.1f} MB)"
+    say(removed)
 
 
 @program.group()
 def weights():
-    """Carry published weights to machines without a network connection."""
+    """Carry published weights to machines without internet."""
 
 
 @weights.command()
@@ -976,7 +1006,13 @@ def weights():
     is_flag=True,
     help="Also the larger files that layers of the classifier need, such as fc1.",
 )
-@input_size_option
+@click.option(
+    "--input-size",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Pack the weights for images of this height and width: MobileNets have some for several "
+    "sizes.  [default: the network's own]",
+)
 @table_options
 def pack(networks, output, classifier, input_size, style):
     """Make a folder of published weights, such as a Kaggle dataset.

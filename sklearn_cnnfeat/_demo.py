@@ -7,7 +7,7 @@ same search on the raw pixels says what the features are worth.
 
     cnnfeat demo [FOLDER FOR THE PICTURES]
 
-It takes about a minute on two cores and needs no network connection. This is written as a user's
+It takes about a minute on two cores and needs no internet. This is written as a user's
 program would be, but for Keras and the places of its weights, which have their rooms here.
 """
 
@@ -52,7 +52,7 @@ The same on your own photographs, one folder a class, with VGG16:
     pipe = make_pipeline(CNNFeatureTransformer(model="vgg16", layer="block5_pool"), SVC())
     pipe.fit(photos.data, photos.target)
 
-or, without a program:
+or, on the command line:
 
     cnnfeat search photos/ --model vgg16 --layers block3_pool block4_pool block5_pool
 """
@@ -81,7 +81,8 @@ def train_network(X, y):
     )
     network.compile("adam", "sparse_categorical_crossentropy")
     images = X.reshape(-1, 8, 8, 1) * (255 / 16)
-    epochs = tqdm(range(30), desc="training", unit="epoch")
+    # None: bars are for terminals.
+    epochs = tqdm(range(30), desc="training", unit="epoch", disable=None)
     for _ in epochs:
         history = network.fit(images, y, batch_size=32, verbose=0)
         epochs.set_postfix(loss=f"{history.history['loss'][0]:.3f}")
@@ -93,7 +94,7 @@ def search(estimator, param_grid, X, y, description):
     splits = StratifiedShuffleSplit(REPEATS, train_size=LABELLED, random_state=0)
     grid = GridSearchCV(estimator, param_grid, cv=splits, refit=False)
     fits = REPEATS * len(ParameterGrid(param_grid))
-    with tqdm(total=fits, desc=description, unit="fit") as bar:
+    with tqdm(total=fits, desc=description, unit="fit", disable=None) as bar:
 
         def accuracy(fitted, X_new, y_new):
             score = fitted.score(X_new, y_new)

@@ -108,9 +108,9 @@ def extract(
 
     transformer : CNNFeatureTransformer or Pipeline, default=None
         What computes the features. One that is not fitted is fitted on `X`; it is not changed. None
-        stands for ``CNNFeatureTransformer()``. `on_error` and `verbose` are those of this function.
-        A pipeline begins with one, and its other steps are fitted (a PCA, say) or need no fit; they
-        transform row by row.
+        stands for ``CNNFeatureTransformer()``. Its `on_error` and `verbose` do not count: those of
+        this function do. A pipeline begins with one, and its other steps are fitted (a PCA, say) or
+        need no fit; they transform row by row.
 
     target : array-like of shape (n_images,), default=None
         A label for each image, text or numbers, to be kept beside the features. None takes those
@@ -183,6 +183,8 @@ def extract(
     -----
     UnreadableImageWarning
         If images could not be read.
+    UserWarning
+        If the transformer has ``on_error="nan"`` and this call, which decides, ``"raise"``.
 
     See Also
     --------
@@ -239,6 +241,13 @@ def extract(
     form.require()
     X, labels = _find_inputs(X, target)
     cnn, steps = _split(CNNFeatureTransformer() if transformer is None else transformer)
+    if on_error == "raise" and cnn.on_error == "nan":
+        warnings.warn(
+            "The transformer has on_error='nan', but extract decides by its own on_error, which is "
+            "'raise': it stops at the first image that cannot be read. Say "
+            "extract(..., on_error='nan') for rows of NaN, or 'skip' to leave such images out.",
+            stacklevel=2,
+        )
     cnn = _own_copy(cnn, X, on_error, verbose)
     images = cnn._read(X, reset=False)
     # The transformer's policy knows no "skip": failures go to the sink, which keeps them.

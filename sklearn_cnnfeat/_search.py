@@ -599,8 +599,10 @@ def layer_report(
         The network, as for `CNNFeatureTransformer`.
 
     layers : list of str or int, default=None
-        The layers to be compared. None takes the last one of each resolution (of those that join
-        branches, where there are some) and the last one of all: about six in most networks.
+        The layers to be compared. None takes about six in most networks: the last one of each
+        resolution, that is before the maps become smaller, and the last one of all. In networks
+        with branches, such as ResNets, it is the last layer of a resolution at which branches
+        meet again.
 
     pooling : {"avg", "max", "gem", "spp", "flatten"} or callable, default="avg"
         How maps become features, as for `CNNFeatureTransformer`.

@@ -56,13 +56,14 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         - a Keras model: Sequential, Functional, or models nested in models.
 
     layer : str, int or list of these, default="block5_pool"
-        Where the features are taken from; nothing behind the deepest layer is computed.
+        Where the features are taken from; nothing behind the deepest layer is computed. The
+        default belongs to VGG16 and VGG19: name a layer for any other network.
 
         - a name, as `layer_summary` lists them;
         - a path into a nested model, such as ``"vgg16/block5_pool"``; the bare name of a nested
           layer will do where it is unique;
         - an integer index into the outermost model's layers, negative from the end. For networks
-          by name it counts the whole network with its classifier: -2 is the second last layer;
+          by name it counts the whole network with its classifier: -2 is the second to last layer;
         - ``"last"``: the last layer before the classifier. For networks by name that is the last
           one of ``include_top=False``; for other models the one that feeds the final `Dense`;
         - a list of these: their columns stand side by side.
@@ -86,13 +87,19 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         for random weights. Published ones are looked for in Keras' folder (``~/.keras/models`` or
         ``$KERAS_HOME/models``), in the folders that ``$SKLEARN_CNNFEAT_WEIGHTS`` names and, on
         Kaggle, in all attached datasets; else Keras downloads them into its folder. See
-        :func:`pack_weights` for machines without a network.
+        :func:`pack_weights` for machines without internet.
 
     preprocessing : {"auto", "caffe", "tf", "torch", "rescale"}, callable or None, default="auto"
-        What happens to pixels (0 to 255) before the network. ``"auto"`` is what the network was
-        trained with for networks by name, and nothing for other models. The names are the modes
-        of Keras' `preprocess_input`; ``"rescale"`` divides by 255. A callable takes a float32
-        batch (1, height, width, channels) and returns it changed.
+        What happens to pixels (0 to 255, in the order red, green, blue) before the network.
+
+        - ``"auto"``: what the network was trained with for networks by name, and nothing for
+          other models;
+        - ``"caffe"``, ``"tf"`` and ``"torch"``: the modes of Keras' `preprocess_input`, in this
+          order: blue, green, red, each minus its mean over ImageNet; -1 to 1; each channel divided
+          by 255, minus its mean, divided by its standard deviation over ImageNet;
+        - ``"rescale"``: divided by 255, 0 to 1;
+        - None: nothing, the network sees 0 to 255;
+        - a callable: takes a float32 batch (1, height, width, channels) and returns it changed.
 
     input_size : int or (int, int), default=None
         Height and width in pixels that images are brought to. None takes the network's own size;
@@ -422,10 +429,12 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         self.input_size_ = None if height is None or width is None else (height, width)
         self._shapes = [self._row_shape(head) for head in info.heads]
         self._n_features_out = sum(int(np.prod(shape)) for shape in self._shapes)
-        wants_cache = self.cache is not None and self.cache is not False
-        self._is_cached = wants_cache and not self._warn_uncacheable(program)
+        self._is_cached = self._wants_cache() and not self._warn_uncacheable(program)
         if self._is_cached:
             self._open_cache()  # a path that cannot be one is told now
+
+    def _wants_cache(self):
+        return self.cache is not None and self.cache is not False
 
     def _warn_uncacheable(self, program=None):
         """Warn, and return True, where nothing tells what rows depend on, so that none is kept."""
@@ -649,7 +658,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         batch_size = self.batch_size if self.input_size_ is not None else 1
         sink = _RowSink(sink, self._info.heads, self._pool if callable(self.pooling) else None)
         store = None
-        if self._is_cached:
+        if self._is_cached and self._wants_cache():  # it may have been taken away since `fit`
             shapes = [head.shape for head in self._info.heads]
             store = RowStore(self._open_cache(), self._recipes(), shapes)
         n_known = 0 if positions is None else len(images) - len(positions)

@@ -1,4 +1,4 @@
-"""A folder of published weights to carry to where there is no network."""
+"""A folder of published weights to carry to where there is no internet."""
 
 import json
 import os
@@ -20,7 +20,7 @@ __all__ = ["pack_weights"]
 _README = """\
 # ImageNet weights for sklearn-cnnfeat
 
-Files as Keras publishes them, for machines without a network connection. `{manifest}` holds the
+Files as Keras publishes them, for machines without internet. `{manifest}` holds the
 SHA-256 of each; a file that has changed is refused.
 
 {table}
@@ -33,7 +33,7 @@ The weights are their publishers' work, under their licences: see https://keras.
 
 
 def pack_weights(models, folder, *, classifier=False, input_size=None):
-    """Make a folder of published weights, to be used where there is no network.
+    """Make a folder of published weights, to be used where there is no internet.
 
     Files that this machine has are copied, others are downloaded by Keras first. On Kaggle, a
     dataset of the folder is found by itself once it is attached to a notebook; elsewhere the
@@ -75,7 +75,7 @@ def pack_weights(models, folder, *, classifier=False, input_size=None):
 
     Examples
     --------
-    Where there is a network:
+    Where there is internet:
 
     >>> from sklearn_cnnfeat import pack_weights
     >>> pack_weights(["vgg16", "mobilenet_v2"], "my-weights")  # doctest: +SKIP

@@ -420,6 +420,15 @@ def test_no_cache_at_all(network, files, name):
         CNNFeatureTransformer(network, "three", cache=name).fit(files)
 
 
+@pytest.mark.parametrize("nothing", [None, False])
+def test_a_cache_taken_away_after_fit_is_not_used(cnn, files, computed, nothing):
+    rows = cnn.fit_transform(files)
+    cnn.set_params(cache=nothing)
+    computed.clear()
+    np.testing.assert_array_equal(cnn.transform(files), rows)
+    assert len(computed) == N
+
+
 def test_caches_are_off_by_default(network, files, home):
     before = set(home.rglob("features*"))
     CNNFeatureTransformer(network, "three", "avg").fit_transform(files)

@@ -540,9 +540,34 @@ def test_cache(here, cnnfeat, monkeypatch):
     code, _, messages = cnnfeat("cache", "clear", "--folder", "kept")
     assert code == 2, "nobody is there to be asked"
     assert "Remove 16 rows" in messages
-    assert cnnfeat("cache", "clear", "--folder", "kept", "--yes")[0] == 0
+    # The folder goes by the name that other commands have for it as well.
+    code, printed, messages = cnnfeat("cache", "clear", "--cache-folder", "kept", "--yes")
+    assert (code, printed) == (0, "")
+    assert messages.startswith("cnnfeat: removed 16 rows (")
+    assert str(here / "kept") in messages
     record = json.loads(cnnfeat("cache", "info", "--folder", "kept", "--json")[1])[0]
     assert record["rows"] == 0
+
+
+def test_search_without_a_cache_keeps_nothing(here, cnnfeat, monkeypatch):
+    monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(here / "home"))
+    monkeypatch.setenv("TMPDIR", str(here / "temporary"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (here / "temporary").mkdir()
+    arguments = ["-m", "small.keras", "-l", "one", "two", "--cv", "2", "-o", "model.joblib"]
+    expected = cnnfeat("search", "photos", *arguments, "--cache-folder", "kept")
+    assert cnnfeat("search", "photos", *arguments, "--no-cache") == expected
+    assert expected[0] == 0
+    assert joblib.load("model.joblib")["cnn"].cache is None
+    code, printed, messages = cnnfeat("predict", "model.joblib", "photos")
+    assert (code, len(read_csv(printed))) == (0, 16), messages
+    assert not (here / "home" / "features").exists()
+    assert not list((here / "temporary").rglob("features.sqlite"))
+    code, _, messages = cnnfeat(
+        "search", "photos", *arguments, "--no-cache", "--cache-folder", "kept"
+    )
+    assert code == 2
+    assert "exclude each other" in messages
 
 
 def test_cache_tells_damage(here, cnnfeat):

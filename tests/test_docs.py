@@ -63,9 +63,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(tmp_path, page):
-    """Return a folder that holds ``photos/`` with two classes of eight, or of what a page needs."""
-    paths = save_photos(tmp_path / "all", 48 if page.name == "extract.md" else 16)
+def folder(tmp_path):
+    """Return a folder that holds ``photos/`` with two classes of eight."""
+    paths = save_photos(tmp_path / "all", 16)
     for i, path in enumerate(paths):
         label = tmp_path / "photos" / ("ants" if i % 2 else "bees")
         label.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def test_blocks_are_found():
         ("dense layer of your own model", "own_models", 'layer="fc"'),
         ("Which layer is best", "layers", "layer_report("),
         ("Plotting feature maps", "seeing", "FeatureMapDisplay.from_estimator("),
-        ("Without a network", "offline", "pack_weights("),
+        ("Without internet", "offline", "pack_weights("),
         ("million images", "scaling", "extract("),
     ],
 )

@@ -227,7 +227,8 @@ def test_arrays_and_frames(originals, cnn, tmp_path):
 def test_fitted_transformer_is_used_and_left_alone(originals, cnn, tmp_path):
     cnn.set_params(on_error="nan").fit(originals[:1])
     before = dict(vars(cnn))
-    run(originals, tmp_path / "fitted.npy", cnn)
+    with pytest.warns(UserWarning, match="extract decides by its own on_error"):
+        run(originals, tmp_path / "fitted.npy", cnn)
     assert vars(cnn) == before
     unfitted = CNNFeatureTransformer(cnn.model, "two", "avg")
     run(originals, tmp_path / "unfitted.npy", unfitted)

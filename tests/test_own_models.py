@@ -687,6 +687,10 @@ def test_a_layer_given_twice_is_refused():
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
+        (
+            "block5_pool",
+            r"no layer 'block5_pool': it is the default, .*VGG16 and VGG19.*layer='last'",
+        ),
         ("block1_con", r"no layer 'block1_con'\. Nearest names: 'block1_conv1'.*layer_summary"),
         (99, "99 is out of range.*5 layers, -5 to 4"),
         (-6, "-6 is out of range"),

@@ -26,6 +26,10 @@ class Layer:
     source: str | None = None
 
 
+# The default of `CNNFeatureTransformer`, and whose layer it is.
+_DEFAULT, _ITS_NETWORKS = "block5_pool", "VGG16 and VGG19"
+
+
 class LayerNotFoundError(ValueError):
     """No layer, or more than one, fits what `layer=` says."""
 
@@ -80,6 +84,12 @@ def _find_by_name(name, layers, where):
         raise LayerNotFoundError(
             f"Layer {name!r} of {where} is used {len(calls)} times: say which output, of "
             f"{', '.join(map(repr, calls))}."
+        )
+    if name == _DEFAULT:
+        raise LayerNotFoundError(
+            f"{sentence(where)} has no layer {name!r}: it is the default, and belongs to "
+            f"{_ITS_NETWORKS}. layer='last' is the last one before the classifier of any network; "
+            f"layer_summary(model) lists all {len(layers)} of them."
         )
     paths = [entry.path for entry in layers]
     by_name = defaultdict(list)
