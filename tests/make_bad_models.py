@@ -133,6 +133,12 @@ def good_models():
     config = network()
     half = layer("Rescaling", {"name": "half", "scale": 0.5, "offset": 0.0})
     outer = network(layer("Sequential", {"name": "inner", "layers": [half]}, "keras"))
+    short = network()
+    short["config"]["layers"][1]["config"] |= {
+        "kernel_initializer": "he_normal",
+        "kernel_regularizer": "l2",
+        "bias_constraint": "NonNeg",
+    }
     compiled = {
         **config,
         "compile_config": {"loss": layer("own_loss", {}, "own", "own>own_loss")},
@@ -142,6 +148,7 @@ def good_models():
         "deflated.keras": archive(config, compression=zipfile.ZIP_DEFLATED),
         "compiled.keras": archive(compiled),
         "nested.keras": archive(outer),
+        "short.h5": legacy(short),
         "good.h5": legacy(config),
         "good.weights.h5": weights(),
     }
@@ -230,6 +237,7 @@ def foreign_objects(canary):
     yield BadModel("registered.keras", "-", archive(registered), "registered as 'own>Dense'")
     custom = network(layer("Swish", {"name": "odd"}, None, "own>Swish"))
     yield from in_both("custom", "-", custom, "'odd' holds a Swish")
+    yield from registered_names()
     spec = {"class_name": "__typespec__", "spec_name": "Canary", "module": MODULE, "config": []}
     config = network(layer("InputLayer", {"name": "odd", "spec": spec}))
     yield BadModel("typespec.keras", "CVE-2025-1550", archive(config), "'odd'.*__typespec__")
@@ -238,6 +246,30 @@ def foreign_objects(canary):
         yield BadModel(f"{class_name}.h5", "-", legacy(network(odd)), f"'odd'.*{class_name}")
     strange = network(layer(["Dense"], {"name": "odd"}))
     yield BadModel("class_is_list.keras", "-", archive(strange), "'odd' holds a")
+
+
+def registered_names():
+    """What a user has registered, or a function of Keras that is no activation, by its bare name."""
+    for key, value in [
+        ("activation", "own>f"),
+        ("activation", "deserialize"),
+        ("activation", "Input"),
+        ("activity_regularizer", "own>f"),
+        ("kernel_constraint", "serialize"),
+        ("kernel_initializer", "own"),
+        ("padding", "own>f"),
+    ]:
+        config = network()
+        config["config"]["layers"][1]["config"][key] = value
+        reason = f"layer 'conv' names '{value}'"
+        yield from in_both(f"{key}_{value.replace('>', '_')}", "-", config, reason)
+    for class_name, key in [("TimeDistributed", "layer"), ("RNN", "cell")]:
+        for value in ("own>Part", "Lambda"):
+            config = network(layer(class_name, {"name": "odd", key: value}))
+            name = f"{key}_{value.replace('>', '_')}"
+            yield from in_both(name, "-", config, f"layer 'odd' names '{value}' as its {key}")
+    config = network("own>Part")
+    yield from in_both("layers_own_Part", "-", config, "names 'own>Part' as its layers")
 
 
 def readers_of_files(secret):

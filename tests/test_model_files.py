@@ -188,6 +188,7 @@ def test_layers_of_all_sorts_are_let_through(suffix, tmp_path):
     x = layers.Activation("swish")(x)
     x = layers.PReLU(alpha_initializer=keras.initializers.Constant(0.1))(x)
     x = layers.GlobalAveragePooling2D()(layers.SeparableConv2D(4, 3, activation="relu6")(x))
+    x = layers.EinsumDense("ab,bc->ac", 4, kernel_initializer="he_normal")(x)
     outputs = layers.Dense(2, activation=keras.activations.softmax, dtype="float32")(x)
     model = keras.Model(inputs, outputs)
     model.compile(keras.optimizers.AdamW(1e-4), keras.losses.CategoricalCrossentropy())
@@ -211,6 +212,13 @@ def test_all_classes_of_keras_are_known():
         names = {name for name in names if name[0].isupper()}
         names -= {"Initializer", "Regularizer", "Constraint"}
         assert names <= known, room
+    functions = {name for name in dir(keras.activations) if name[0].islower()}
+    assert functions - {"deserialize", "get", "serialize"} <= _inspect._FUNCTIONS
+    for room in ("initializers", "regularizers", "constraints"):
+        module = getattr(keras, room)
+        short = {name for name in dir(module) if isinstance(getattr(module, name), type)}
+        short = {name.replace("_", "").lower() for name in short if name[0].islower()}
+        assert short - {"initializer", "regularizer", "constraint"} <= _inspect._SHORT, room
     for name in _inspect.REFUSED_LAYERS:
         assert hasattr(keras.layers, name)
         assert name not in _inspect._CLASSES

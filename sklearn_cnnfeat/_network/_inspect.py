@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # Raised whenever something more is refused: what passed an older version is inspected again.
-INSPECTION = 1
+INSPECTION = 2
 
 # A file may unpack to so many bytes, and to so many times its own size on top.
 _FREE_BYTES = 64 * 1024**2
@@ -104,6 +104,8 @@ _FUNCTIONS = set("""
     mean_absolute_error mean_squared_error poisson sparse_categorical_crossentropy
 """.split())
 # fmt: on
+# How parts may be named in short: "he_normal", and what Keras calls some of them besides.
+_SHORT = {name.lower() for name in _PARTS} | {"normal", "one", "uniform", "zero"}
 _CLASSES = _MODELS | _LAYERS | _PARTS | _TRAINING
 # Where Keras has these classes. Those of its operations ("x * 2" in a Functional model) are too
 # many to list: all in these rooms compute; the operations that take functions are elsewhere.
@@ -123,6 +125,7 @@ _REASONS = {
     "Lambda": "which holds Python code",
     "__lambda__": "which is Python code",
     "function": "which is a function that Keras would look up in other modules",
+    "registered": "which Keras would look up among the functions and classes of other programs",
     "TFSMLayer": "which runs another program, read from a folder that the file names",
     "TorchModuleWrapper": "which unpickles a PyTorch module, and pickles can hold any code",
     "FlaxLayer": "which runs code of another framework",
@@ -469,9 +472,13 @@ def _inspect_config(config):
             if "class_name" in value:
                 where = _describe(value, where) if depth else ""
                 _check_class(value, where)
-            pending.extend((inner, where, depth + 1) for inner in value.values())
+            for key, inner in value.items():
+                _check_entry(key, inner, where)
+                pending.append((inner, where, depth + 1))
         elif isinstance(value, list):
             pending.extend((inner, where, depth + 1) for inner in value)
+        elif isinstance(value, str) and ">" in value and not _is_equation(value):
+            raise _Refused(f"{_subject(where)} names {value[:100]!r}, {_REASONS['registered']}")
 
 
 def _describe(value, where):
@@ -481,6 +488,33 @@ def _describe(value, where):
     if not isinstance(name, str) or str(value["class_name"]) in _NOT_LAYERS:
         return where
     return f"{where}/{name[:100]}" if where else name[:100]
+
+
+def _is_equation(text):
+    """Whether a text with a ">" is what einsum takes, "ab,bc->ac"."""
+    return text.count(">") == 1 and "->" in text
+
+
+def _check_entry(key, value, where):
+    """Raise if Keras would look up what an entry of the configuration names somewhere else."""
+    parts = value if isinstance(value, list) else [value]
+    names = [part for part in parts if isinstance(part, str)]
+    if key.endswith("activation"):
+        strange = set(names) - _FUNCTIONS
+    elif key.endswith(("initializer", "regularizer", "constraint")):
+        strange = {name for name in names if name.replace("_", "").lower() not in _SHORT}
+    elif key in ("layer", "layers", "backward_layer", "cell", "cells"):
+        strange = set(names)
+    else:
+        return
+    if strange:
+        raise _Refused(
+            f"{_subject(where)} names {min(strange)[:100]!r} as its {key}, {_REASONS['registered']}"
+        )
+
+
+def _subject(where):
+    return f"its layer {where!r}" if where else "it"
 
 
 def _check_class(value, where):
@@ -509,10 +543,9 @@ def _check_class(value, where):
     if is_known:
         return
     full = f"{str(module)[:100]}.{str(class_name)[:100]}" if module else str(class_name)[:100]
-    subject = f"its layer {where!r}" if where else "it"
     if isinstance(registered, str) and registered != value["class_name"]:
         full += f", registered as {registered[:100]!r}"
-    raise _Refused(f"{subject} holds a {str(class_name)[:100]} ({full}), {reason}")
+    raise _Refused(f"{_subject(where)} holds a {str(class_name)[:100]} ({full}), {reason}")
 
 
 def _is_own(module):
