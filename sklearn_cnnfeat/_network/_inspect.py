@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -76,21 +77,6 @@ _PARTS = set("""
     QuantizedFloat8DTypePolicy AbsMaxQuantizer Float8QuantizationConfig Int4QuantizationConfig
     Int8QuantizationConfig SeedGenerator
 """.split())
-# Of models that were compiled for training before they became part of another one.
-_TRAINING = set("""
-    BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy
-    CategoricalFocalCrossentropy CategoricalHinge CosineSimilarity Dice Hinge Huber KLDivergence
-    LogCosh MeanAbsoluteError MeanAbsolutePercentageError MeanSquaredError
-    MeanSquaredLogarithmicError Poisson SparseCategoricalCrossentropy SquaredHinge Tversky
-    AUC Accuracy BinaryAccuracy BinaryIoU CategoricalAccuracy F1Score FBetaScore FalseNegatives
-    FalsePositives IoU LogCoshError Mean MeanIoU Precision PrecisionAtRecall R2Score Recall
-    RecallAtPrecision RootMeanSquaredError SensitivityAtSpecificity SparseCategoricalAccuracy
-    SparseTopKCategoricalAccuracy SpecificityAtSensitivity Sum TopKCategoricalAccuracy
-    TrueNegatives TruePositives
-    Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion LossScaleOptimizer Muon Nadam
-    RMSprop SGD CosineDecay CosineDecayRestarts ExponentialDecay InverseTimeDecay
-    PiecewiseConstantDecay PolynomialDecay
-""".split())
 # Values that JSON has no notation for.
 _VALUES = {
     "__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__",
@@ -100,18 +86,16 @@ _FUNCTIONS = set("""
     celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu
     linear log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus
     softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink threshold
-    binary_crossentropy categorical_crossentropy categorical_hinge hinge huber kl_divergence
-    mean_absolute_error mean_squared_error poisson sparse_categorical_crossentropy
 """.split())
 # fmt: on
 # How parts may be named in short: "he_normal", and what Keras calls some of them besides.
 _SHORT = {name.lower() for name in _PARTS} | {"normal", "one", "uniform", "zero"}
-_CLASSES = _MODELS | _LAYERS | _PARTS | _TRAINING
+_CLASSES = _MODELS | _LAYERS | _PARTS
 # Where Keras has these classes. Those of its operations ("x * 2" in a Functional model) are too
 # many to list: all in these rooms compute; the operations that take functions are elsewhere.
 _ROOMS = (
-    "activations constraints dtype_policies initializers layers losses metrics models optimizers "
-    "quantizers random regularizers"
+    "activations constraints dtype_policies initializers layers models quantizers random "
+    "regularizers"
 ).split()
 _OPERATIONS = {f"keras.src.ops.{room}" for room in ("image", "linalg", "math", "nn", "numpy")}
 _CORE_OPERATIONS = {
@@ -119,7 +103,7 @@ _CORE_OPERATIONS = {
     *("SliceUpdate", "StopGradient", "Unstack"),
 }
 
-_NOT_LAYERS = _PARTS | _TRAINING | _VALUES | {"function", "__lambda__"}
+_NOT_LAYERS = _PARTS | _VALUES | {"function", "__lambda__"}
 
 _REASONS = {
     "Lambda": "which holds Python code",
@@ -157,6 +141,9 @@ class _Refused(Exception):
 def inspected_copy(path, digest, what="model"):
     """Copy a file to where nobody else can change it, inspect the copy, and yield its path.
 
+    How models inside the model were compiled for training is left out of the copy: Keras would
+    build it, and nothing here needs it.
+
     Parameters
     ----------
     path : str
@@ -180,8 +167,29 @@ def inspected_copy(path, digest, what="model"):
                 target.write(block)
         if computed.hexdigest() != digest:
             raise ModelFileError(f"{str(path)!r} was changed while it was being read. Try again.")
-        _inspect(copy, path, what)
+        config = _inspect(copy, path, what)
+        if config is not None:
+            _replace_config(copy, config)
         yield copy
+
+
+def _replace_config(path, config):
+    text = json.dumps(config)
+    if path.suffix != ".keras":
+        import h5py
+
+        with h5py.File(path, "r+") as file:
+            file.attrs["model_config"] = text
+        return
+    replaced = path.with_suffix(".new")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(replaced, "w") as new:
+        for name in old.namelist():
+            if name == _CONFIG:
+                new.writestr(name, text)
+                continue
+            with old.open(name) as source, new.open(name, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+    os.replace(replaced, path)
 
 
 def inspect_file(path, what="model"):
@@ -208,7 +216,7 @@ def _inspect(path, shown, what):
     name = repr(str(shown))
     try:
         with open(path, "rb") as file:
-            inspect_stream(file, str(shown), what)
+            return inspect_stream(file, str(shown), what)
     except _Refused as error:
         raise UntrustedModelError(
             f"{name} was not loaded, because {error}. A file like this can run code, or read other "
@@ -231,7 +239,8 @@ def _inspect(path, shown, what):
 def inspect_stream(file, name, what="model"):
     """Inspect an open file, of which `name` tells the kind; see `inspect_file`.
 
-    Whatever the libraries that read it raise comes through.
+    Whatever the libraries that read it raise comes through. Returned is the configuration that
+    Keras is to be given in place of the one in the file, None for that itself.
     """
     begin = file.read(8)
     size = file.seek(0, os.SEEK_END)
@@ -243,13 +252,13 @@ def inspect_stream(file, name, what="model"):
         kind = "no Keras model" if what == "model" else "no file of weights"
         raise ModelFileError(f"{name!r} is {kind}: it begins with {begin!r}.")
     if is_archive:
-        _inspect_archive(file, what)
-        return
+        return _inspect_archive(file, what)
     config = _inspect_hdf5(file, size)
-    if what == "model":
-        if config is None:
-            raise ValueError("it holds weights and no network (no 'model_config').")
-        _inspect_config(_parse(config))
+    if what != "model":
+        return None
+    if config is None:
+        raise ValueError("it holds weights and no network (no 'model_config').")
+    return _inspect_config(_parse(config))
 
 
 # --- archives ---------------------------------------------------------------------------------
@@ -263,14 +272,12 @@ def _inspect_archive(file, what):
         (name, count), *_ = Counter(m.filename for m in members).most_common() or [("", 0)]
         if count > 1:
             raise _Refused(f"its archive has {name!r} more than once")
+        config = None
         if what == "model":
-            config = _parse(_read_member(archive, _CONFIG).getvalue())
-            if isinstance(config, dict):
-                # How it was trained is left out by load_model(compile=False).
-                config.pop("compile_config", None)
-            _inspect_config(config)
+            config = _inspect_config(_parse(_read_member(archive, _CONFIG).getvalue()))
         with _read_member(archive, _WEIGHTS) as weights:
             _inspect_hdf5(weights, archive.getinfo(_WEIGHTS).file_size)
+    return config
 
 
 def _check_member(member):
@@ -458,17 +465,22 @@ def _parse(text):
 
 
 def _inspect_config(config):
+    """Raise unless all in a configuration is harmless; return it if something was taken out."""
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
         raise ValueError("its configuration describes no network.")
     if config["class_name"] not in _MODELS:
         _check_class(config, "")
         raise _Refused(f"it is a {config['class_name']!r}, not a Sequential or Functional model")
+    # load_model(compile=False) leaves out this one itself.
+    config.pop("compile_config", None)
+    is_changed = False
     pending = [(config, "", 0)]
     while pending:
         value, where, depth = pending.pop()
         if depth > _DEEPEST:
             raise _Refused("its configuration is nested too deep")
         if isinstance(value, dict):
+            is_changed |= value.pop("compile_config", None) is not None
             if "class_name" in value:
                 where = _describe(value, where) if depth else ""
                 _check_class(value, where)
@@ -479,6 +491,7 @@ def _inspect_config(config):
             pending.extend((inner, where, depth + 1) for inner in value)
         elif isinstance(value, str) and ">" in value and not _is_equation(value):
             raise _Refused(f"{_subject(where)} names {value[:100]!r}, {_REASONS['registered']}")
+    return config if is_changed else None
 
 
 def _describe(value, where):
@@ -497,6 +510,14 @@ def _is_equation(text):
 
 def _check_entry(key, value, where):
     """Raise if Keras would look up what an entry of the configuration names somewhere else."""
+    if key == "policy_map" and isinstance(value, dict):
+        patterns = [name for name in value if not re.fullmatch(r"[\w./-]+", name)]
+        if patterns:
+            raise _Refused(
+                f"{_subject(where)} has data types for layers by the pattern "
+                f"{patterns[0][:100]!r}, and some patterns take for ever to compare with a name"
+            )
+        return
     parts = value if isinstance(value, list) else [value]
     names = [part for part in parts if isinstance(part, str)]
     if key.endswith("activation"):
