@@ -14,6 +14,7 @@ import struct
 import sys
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +139,12 @@ def good_models():
         "kernel_regularizer": "l2",
         "bias_constraint": "NonNeg",
     }
+
+    def packed(file):
+        values = np.arange(1000, dtype=np.float32).reshape(10, 100)
+        options = {"compression": "gzip", "shuffle": True, "fletcher32": True}
+        file.create_dataset("odd", data=values, chunks=(3, 64), **options)
+
     training = {"loss": layer("own_loss", {}, "own", "own>own_loss")}
     compiled = {**config, "compile_config": training}
     inner = layer("Sequential", {"name": "inner", "layers": [half]}, "keras")
@@ -155,6 +162,7 @@ def good_models():
         "short.h5": legacy(short),
         "good.h5": legacy(config),
         "good.weights.h5": weights(),
+        "packed.weights.h5": weights(packed),
     }
 
 
@@ -383,6 +391,9 @@ def hdf5(secret):
         (shape_bomb, "CVE-2026-0897", "'/odd' in it claims"),
         (contiguous_bomb, "CVE-2026-12570", "'/odd' in it claims"),
         (many_bombs, "CVE-2026-12570", "in it claims"),
+        (large_piece, "CVE-2026-12570", "'/odd' have pieces of .* larger than the whole"),
+        (packed_twice, "CVE-2026-12570", "'/odd' are compressed in an unusual way"),
+        (lying_piece, "CVE-2026-12570", "piece of its weights '/odd' unpacks to more"),
     ]:
         name = change.__name__
         data = weights(change)
@@ -431,7 +442,76 @@ def many_bombs(file):
         file.create_dataset(f"odd{i}", (2**22,), "f4")
 
 
+def large_piece(file):
+    _pack(file, (2,), (2**22,), zlib.compress(bytes(2**24)))
+
+
+def packed_twice(file):
+    _pack(file, (2**22,), (2**22,), zlib.compress(zlib.compress(bytes(2**24))), n_times=2)
+
+
+def lying_piece(file):
+    _pack(file, (1024,), (1024,), zlib.compress(bytes(2**24)))
+
+
+def _pack(file, shape, chunk, data, n_times=1):
+    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    created.set_chunk(chunk)
+    for _ in range(n_times):
+        created.set_filter(h5py.h5z.FILTER_DEFLATE, 0, (9,))
+    space = h5py.h5s.create_simple(shape, (h5py.h5s.UNLIMITED,))
+    odd = h5py.h5d.create(file.id, b"odd", h5py.h5t.IEEE_F32LE, space, created)
+    odd.write_direct_chunk((0,), data)
+
+
+def shared_text(data, n_entries, length):
+    """Let all entries of a list of texts lead to the first one, which is as long as this."""
+    data = bytearray(data)
+    # Each is a length, an address and the number of the text there.
+    starts = [
+        p
+        for p in _positions(data, struct.pack("<I", length))
+        if data[p + 16 : p + 20] == b"\1\0\0\0"
+    ]
+    (start,) = starts
+    data[start : start + 16 * n_entries] = data[start : start + 16] * n_entries
+    return bytes(data)
+
+
+def nested_lists():
+    """Return an HDF5 file that goes on with lists of texts, each of which holds all the next."""
+    n, n_bytes = 22, 8 * 1024**2
+    body = bytearray(struct.pack("<HHIQ", 1, 0, 0, 0) * (n_bytes // 16))
+    for i in range(n):
+        skip = struct.pack("<HHIQ", 1, 0, 0, 32 * (n - 1 - i))
+        body[32 * i : 32 * i + 32] = b"GCOL\1\0\0\0" + struct.pack("<Q", n_bytes - 32 * i) + skip
+    return weights() + bytes(body)
+
+
+def texts():
+    n_entries, length = 200, 500_000
+    texts = [b"A" * length] + [b"b"] * (n_entries - 1)
+    kind = h5py.string_dtype("ascii")
+
+    def configuration(file):
+        file.attrs.create("model_config", texts, dtype=kind)
+
+    def layer_names(file):
+        file["model_weights"].attrs.create("layer_names", texts, dtype=kind)
+
+    def array(file):
+        file.create_dataset("odd", data=np.array(texts, object), dtype=kind)
+
+    for change in (configuration, layer_names, array):
+        data = shared_text(legacy(network(), change), n_entries, length)
+        name = f"texts_{change.__name__}.h5"
+        yield BadModel(name, "CVE-2026-12570", data, "in it claims 100,001,600 bytes")
+    data = archive(network(), compression=zipfile.ZIP_DEFLATED, parameters=nested_lists())
+    yield BadModel("nested_lists.keras", "CVE-2026-12570", data, "lie inside each other")
+
+
 def bombs():
+    yield from texts()
     config = network()
     zeros = bytes(200_000_000)
     data = archive(config, compression=zipfile.ZIP_DEFLATED, parameters=zeros)

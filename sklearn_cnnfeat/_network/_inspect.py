@@ -16,6 +16,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -323,7 +324,7 @@ def _inspect_hdf5(file, size):
     """Look at every object of an HDF5 file; return its attribute "model_config", if any."""
     import h5py
 
-    _check_heaps(file, size)
+    longest = _check_heaps(file, size)
     budget = _FREE_BYTES + _LARGEST_RATIO * size
     with h5py.File(file, "r") as root:
         if root.id.get_create_plist().get_sizes() != (8, 8):
@@ -337,9 +338,9 @@ def _inspect_hdf5(file, size):
             n_objects += 1
             if n_objects > _MOST_OBJECTS:
                 raise _Refused(f"it holds more than {_MOST_OBJECTS:,} groups and arrays")
-            budget -= _check_attributes(item, budget)
+            budget -= _check_attributes(item, budget, longest)
             if isinstance(item, h5py.Dataset):
-                budget -= _check_dataset(item, budget)
+                budget -= _check_dataset(item, budget, longest, size)
             elif not isinstance(item, h5py.Group):
                 raise _Refused(f"{item.name!r} in it is neither a group nor an array")
             else:
@@ -363,23 +364,28 @@ _HEAP = b"GCOL\x01"
 
 
 def _check_heaps(file, size):
-    """Raise if a list of texts in an HDF5 file is damaged: the library may read it for ever.
+    """Return the length of the longest text in the lists of texts of an HDF5 file.
 
-    Each of its entries has a length, and one of 0 leads the library to the same entry again.
+    Raise if one is damaged: the library may read it for ever. Each of its entries has a length,
+    and one of 0 leads the library to the same entry again.
     """
     before = b""
-    budget = _FREE_BYTES + _LARGEST_RATIO * size
+    end = longest = 0
     for start in range(0, size, 1 << 20):
         file.seek(start)
         block = before + file.read(1 << 20)
         found = block.find(_HEAP)
         while found >= 0:
-            budget -= _check_heap(file, start - len(before) + found, size)
-            if budget < 0:
+            place = start - len(before) + found
+            if place < end:
                 raise _Refused("its lists of texts lie inside each other")
+            length, its_longest = _check_heap(file, place, size)
+            end = place + length
+            longest = max(longest, its_longest)
             found = block.find(_HEAP, found + 1)
         before = block[1 - len(_HEAP) :]
     file.seek(0)
+    return longest
 
 
 def _check_heap(file, start, size):
@@ -388,19 +394,20 @@ def _check_heap(file, start, size):
     length = int.from_bytes(header[8:], "little")
     is_sound = len(header) == 16 and 16 <= length <= size - start
     heap = file.read(length - 16) if is_sound else b""
-    place = 0
+    place = longest = 0
     while is_sound and place + 16 <= len(heap):
         index, _, _, n_bytes = struct.unpack_from("<HHIQ", heap, place)
         # The entry 0 is what is left over; it counts its own head.
         step = 16 + (n_bytes + 7) // 8 * 8 if index else n_bytes
         is_sound = 16 <= step <= len(heap) - place
         place += step
+        longest = max(longest, n_bytes if index else 0)
     if not is_sound:
         raise ValueError("a list of texts in the HDF5 file is damaged.")
-    return length
+    return length, longest
 
 
-def _check_dataset(dataset, budget):
+def _check_dataset(dataset, budget, longest, size):
     import h5py
 
     name = dataset.name
@@ -409,18 +416,45 @@ def _check_dataset(dataset, budget):
         raise _Refused(f"its weights {name!r} lie in another file")
     if created.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED, h5py.h5d.COMPACT):
         raise _Refused(f"its weights {name!r} are put together from other files")
-    known = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
-    for i in range(created.get_nfilters()):
-        number = created.get_filter(i)[0]
-        if number not in known:
-            raise _Refused(f"its weights {name!r} need the HDF5 plug-in number {number}")
-    _check_type(dataset.id.get_type(), name)
-    n_bytes = math.prod(dataset.shape or (0,)) * dataset.id.get_type().get_size()
+    kind = dataset.id.get_type()
+    _check_type(kind, name)
+    n_bytes = _count_bytes(dataset.shape or (0,), kind, longest)
     _check_size(n_bytes, budget, name)
+    if created.get_layout() == h5py.h5d.CHUNKED:
+        _check_chunks(dataset, created, size)
     return n_bytes
 
 
-def _check_attributes(item, budget):
+def _check_chunks(dataset, created, size):
+    """Raise if the pieces of an array unpack to more than the array has."""
+    import h5py
+
+    name = dataset.name
+    known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+    filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+    for number in filters:
+        if number not in known:
+            raise _Refused(f"its weights {name!r} need the HDF5 plug-in number {number}")
+    if filters != sorted(set(filters), key=known.index):
+        raise _Refused(f"its weights {name!r} are compressed in an unusual way")
+    shape = created.get_chunk()
+    if any(its > whole for its, whole in zip(shape, dataset.shape, strict=True)):
+        raise _Refused(f"its weights {name!r} have pieces of {shape}, larger than the whole")
+    n_bytes = math.prod(shape) * dataset.id.get_type().get_size()
+    pieces = []
+    dataset.id.chunk_iter(pieces.append)
+    for piece in pieces:
+        if piece.byte_offset + piece.size > size:
+            raise ValueError("the HDF5 file is cut off.")
+        if known[1] not in filters or piece.filter_mask & 1 << filters.index(known[1]):
+            continue
+        # The library would unpack it to the end, however much comes out.
+        _, packed = dataset.id.read_direct_chunk(piece.chunk_offset)
+        if len(zlib.decompressobj().decompress(packed, n_bytes + 1)) > n_bytes:
+            raise _Refused(f"a piece of its weights {name!r} unpacks to more than it is to have")
+
+
+def _check_attributes(item, budget, longest):
     import h5py
 
     total = 0
@@ -429,10 +463,20 @@ def _check_attributes(item, budget):
         name = f"{item.name} ({attribute.name.decode(errors='replace')})"
         kind = attribute.get_type()
         _check_type(kind, name)
-        n_bytes = math.prod(attribute.shape) * kind.get_size()
+        n_bytes = _count_bytes(attribute.shape, kind, longest)
         _check_size(n_bytes, budget - total, name)
         total += n_bytes
     return total
+
+
+def _count_bytes(shape, kind, longest):
+    import h5py
+
+    n_bytes = kind.get_size()
+    if kind.get_class() == h5py.h5t.STRING and kind.is_variable_str():
+        # A reference to a text, any number of which can lead to the same long one.
+        n_bytes += longest
+    return math.prod(shape) * n_bytes
 
 
 def _check_type(kind, name):
