@@ -478,9 +478,8 @@ def shared_text(data, n_entries, length):
     return bytes(data)
 
 
-def nested_lists():
+def lists_of_texts(n, n_bytes):
     """Return an HDF5 file that goes on with lists of texts, each of which holds all the next."""
-    n, n_bytes = 22, 8 * 1024**2
     body = bytearray(struct.pack("<HHIQ", 1, 0, 0, 0) * (n_bytes // 16))
     for i in range(n):
         skip = struct.pack("<HHIQ", 1, 0, 0, 32 * (n - 1 - i))
@@ -506,8 +505,13 @@ def texts():
         data = shared_text(legacy(network(), change), n_entries, length)
         name = f"texts_{change.__name__}.h5"
         yield BadModel(name, "CVE-2026-12570", data, "in it claims 100,001,600 bytes")
-    data = archive(network(), compression=zipfile.ZIP_DEFLATED, parameters=nested_lists())
-    yield BadModel("nested_lists.keras", "CVE-2026-12570", data, "lie inside each other")
+    for name, lists, reason in [
+        ("nested_lists.keras", (22, 2 * 1024**2), "lie inside each other"),
+        ("many_texts.keras", (1, 8 * 1024**2), "more than 200,000 texts"),
+    ]:
+        inner = lists_of_texts(*lists)
+        data = archive(network(), compression=zipfile.ZIP_DEFLATED, parameters=inner)
+        yield BadModel(name, "CVE-2026-12570", data, reason)
 
 
 def bombs():
@@ -524,6 +528,13 @@ def bombs():
     yield BadModel("deep.keras", "-", archive(text), "nested too deep")
     text = json.dumps(config).replace('"filters": 2', f'"filters": {"[" * 500 + "]" * 500}')
     yield BadModel("less_deep.keras", "-", archive(text), "nested too deep")
+    text = json.dumps(config).replace('"filters": 2', f'"filters": [{"{}," * 300_000}2]')
+    data = archive(text, compression=zipfile.ZIP_DEFLATED)
+    yield BadModel("many_parts.keras", "-", data, "configuration has 300,0.. parts")
+    yield BadModel("many_parts.h5", "-", legacy(text), "configuration has 300,0.. parts")
+    spaces = json.dumps(config) + " " * 10_000_000
+    data = archive(spaces, compression=zipfile.ZIP_DEFLATED)
+    yield BadModel("packed_text.keras", "CVE-2026-12570", data, "'config.json'.* would unpack")
     data = looped(legacy(config))
     yield BadModel(
         "endless.h5", "CVE-2026-12570", data, "list of texts in the HDF5 file is damaged"

@@ -29,6 +29,7 @@ _FREE_BYTES = 64 * 1024**2
 _LARGEST_RATIO = 20
 # The configuration of the largest network of Keras Applications is 1 MB of text.
 _MOST_TEXT = 32 * 1024**2
+_FREE_TEXT = 8 * 1024**2
 _DEEPEST = 100
 _MOST_OBJECTS = 200_000
 # Parts of an archive that are kept in memory while they are looked at; larger ones go to the disk.
@@ -292,9 +293,10 @@ def _check_member(member):
         raise _Refused(f"{name!r} in its archive is encrypted")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _Refused(f"{name!r} in its archive is compressed in an unusual way")
-    most = _MOST_TEXT
     if name == _WEIGHTS:
         most = _FREE_BYTES + _LARGEST_RATIO * member.compress_size
+    else:
+        most = min(_FREE_TEXT + _LARGEST_RATIO * member.compress_size, _MOST_TEXT)
     if member.file_size > most:
         raise _Refused(
             f"{name!r} in its archive would unpack to {member.file_size:,} bytes, from "
@@ -370,7 +372,7 @@ def _check_heaps(file, size):
     and one of 0 leads the library to the same entry again.
     """
     before = b""
-    end = longest = 0
+    end = n_texts = longest = 0
     for start in range(0, size, 1 << 20):
         file.seek(start)
         block = before + file.read(1 << 20)
@@ -379,32 +381,37 @@ def _check_heaps(file, size):
             place = start - len(before) + found
             if place < end:
                 raise _Refused("its lists of texts lie inside each other")
-            length, its_longest = _check_heap(file, place, size)
+            length, lengths = _check_heap(file, place, size, _MOST_OBJECTS - n_texts)
             end = place + length
-            longest = max(longest, its_longest)
+            n_texts += len(lengths)
+            longest = max(longest, max(lengths, default=0))
             found = block.find(_HEAP, found + 1)
         before = block[1 - len(_HEAP) :]
     file.seek(0)
     return longest
 
 
-def _check_heap(file, start, size):
+def _check_heap(file, start, size, most):
+    """Return the length of a list of texts, and those of its texts."""
     file.seek(start)
     header = file.read(16)
     length = int.from_bytes(header[8:], "little")
     is_sound = len(header) == 16 and 16 <= length <= size - start
     heap = file.read(length - 16) if is_sound else b""
-    place = longest = 0
+    lengths = []
+    place = 0
     while is_sound and place + 16 <= len(heap):
         index, _, _, n_bytes = struct.unpack_from("<HHIQ", heap, place)
         # The entry 0 is what is left over; it counts its own head.
         step = 16 + (n_bytes + 7) // 8 * 8 if index else n_bytes
         is_sound = 16 <= step <= len(heap) - place
         place += step
-        longest = max(longest, n_bytes if index else 0)
+        lengths.append(n_bytes if index else 0)
+        if len(lengths) > most:
+            raise _Refused(f"it holds more than {_MOST_OBJECTS:,} texts")
     if not is_sound:
         raise ValueError("a list of texts in the HDF5 file is damaged.")
-    return length, longest
+    return length, lengths
 
 
 def _check_dataset(dataset, budget, longest, size):
@@ -502,6 +509,10 @@ def _parse(text):
         raise ValueError("its configuration is no text.")
     if len(text) > _MOST_TEXT:
         raise _Refused(f"its configuration is {len(text):,} bytes long")
+    # An empty one is two bytes of text and sixty of memory. That of the largest network has 20,000.
+    n_containers = text.count(b"{") + text.count(b"[")
+    if n_containers > _MOST_OBJECTS:
+        raise _Refused(f"its configuration has {n_containers:,} parts")
     try:
         return json.loads(text)
     except RecursionError:
