@@ -252,6 +252,11 @@ def foreign_objects(canary):
     for class_name in ("TypeSpec", "CompositeTensor"):
         odd = layer("InputLayer", {"name": "odd", "spec": {"class_name": class_name}})
         yield BadModel(f"{class_name}.h5", "-", legacy(network(odd)), f"'odd'.*{class_name}")
+    escapes = network(layer("\x1b[2J\nDense", {"name": "odd"}, "keras\x07"))
+    reason = r"'odd' holds a \\x1b\[2J\\nDense \(keras\\x07"
+    yield BadModel("escapes.keras", "-", archive(escapes), reason)
+    function = network(layer("vectorize", {"name": "odd"}, "keras.src.ops.numpy"))
+    yield BadModel("operation_is_function.keras", "-", archive(function), "'odd' holds a vectorize")
     strange = network(layer(["Dense"], {"name": "odd"}))
     yield BadModel("class_is_list.keras", "-", archive(strange), "'odd' holds a")
 
@@ -478,6 +483,21 @@ def shared_text(data, n_entries, length):
     return bytes(data)
 
 
+def calls_of_calls(depth):
+    """Return a model around models, each of which calls the one inside it twice."""
+    model = network()
+    for i in range(depth):
+        start = layer("InputLayer", {"batch_shape": [None, 12, 12, 3], "name": "input"})
+        start |= {"name": "input", "inbound_nodes": []}
+        model |= {
+            "name": f"model{i}",
+            "inbound_nodes": [["input", 0, 0, {}], [f"model{i}", 0, 0, {}]],
+        }
+        config = {"name": f"model{i + 1}", "layers": [start, model]}
+        model = layer("Functional", config, "keras")
+    return model
+
+
 def lists_of_texts(n, n_bytes):
     """Return an HDF5 file that goes on with lists of texts, each of which holds all the next."""
     body = bytearray(struct.pack("<HHIQ", 1, 0, 0, 0) * (n_bytes // 16))
@@ -535,6 +555,7 @@ def bombs():
     spaces = json.dumps(config) + " " * 10_000_000
     data = archive(spaces, compression=zipfile.ZIP_DEFLATED)
     yield BadModel("packed_text.keras", "CVE-2026-12570", data, "'config.json'.* would unpack")
+    yield from in_both("many_calls", "-", calls_of_calls(16), "computes its layers more than")
     data = looped(legacy(config))
     yield BadModel(
         "endless.h5", "CVE-2026-12570", data, "list of texts in the HDF5 file is damaged"

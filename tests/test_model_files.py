@@ -11,7 +11,15 @@ import fuzz
 import keras
 import numpy as np
 import pytest
-from make_bad_models import MODULE, archive, good_models, make_bad_models, network
+from make_bad_models import (
+    MODULE,
+    archive,
+    good_models,
+    layer,
+    make_bad_models,
+    network,
+    weights,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from small_network import save_network
@@ -246,6 +254,76 @@ def test_networks_of_keras_applications_pass(name, suffix, tmp_path):
     path = tmp_path / f"model{suffix}"
     constructor(weights=None, include_top=False, input_shape=(96, 96, 3)).save(path)
     inspect_file(path)
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def changed(**values):
+    """Return the configuration of the small network with other values for its convolution."""
+    config = network()
+    config["config"]["layers"][1]["config"].update(values)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "cause"),
+    [
+        (changed(dtype="gptq/4/128_from_float32"), "does not have a `_gptq_call` method"),
+        (changed(name="\x1b[2J\x07"), r"'\\x1b\[2J\\x07' is not a valid root scope name"),
+        (
+            network(layer("Discretization", {"name": "odd", "bin_boundaries": "abc"})),
+            "could not convert string to float: 'a'",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_computed_are_told_by_file_and_cause(config, cause, tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(archive(config))
+    with pytest.raises(ModelFileError, match=cause) as caught:
+        CNNFeatureTransformer(path, "last").fit(X)
+    message = str(caught.value)
+    assert message.startswith(f"The network in {str(path)!r} cannot be computed: ")
+    assert message.isprintable()
+    assert len(message) < 400 + len(str(path))
+
+
+def test_faults_of_keras_are_told_by_their_cause(tmp_path):
+    def other_shape(file):
+        del file["layers/conv2d/vars/0"]
+        file["layers/conv2d/vars/0"] = np.zeros((5, 5, 3, 2), np.float32)
+
+    path = tmp_path / "model.keras"
+    for config, parameters, cause in [
+        (changed(filters=None), None, "Invalid value for argument `filters`"),
+        (changed(kernel_size=[1] * 50_000), None, "`kernel_size` argument must be a tuple of 2"),
+        (network(), weights(other_shape), r"expected shape .*3, 3, 3, 2.* Received: .*5, 5, 3, 2"),
+    ]:
+        path.write_bytes(archive(config, parameters=parameters))
+        with pytest.raises(ModelFileError, match=cause) as caught:
+            CNNFeatureTransformer(path, "last").fit(X)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 450 + len(str(path))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices are no files there")
+def test_pipes_and_devices_are_not_read(tmp_path):
+    pipe, device = tmp_path / "pipe.keras", tmp_path / "device.h5"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(ValueError, match="model=.* is no regular file"):
+            CNNFeatureTransformer(path).fit(X)
+        with pytest.raises(ValueError, match="weights=.* is no regular file"):
+            CNNFeatureTransformer("mobilenet", weights=path).fit(X)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".weights.json"])
+def test_weights_of_other_kinds_are_told_what_is_taken(suffix, tmp_path):
+    path = tmp_path / f"own{suffix}"
+    path.write_bytes(b"{}")
+    with pytest.raises(ValueError, match=r"ends in \.weights\.h5, \.h5, \.hdf5 or \.keras"):
+        CNNFeatureTransformer("mobilenet", weights=path).fit(X)
 
 
 # --- trust ----------------------------------------------------------------------------------------

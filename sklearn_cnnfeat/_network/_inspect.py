@@ -32,6 +32,9 @@ _MOST_TEXT = 32 * 1024**2
 _FREE_TEXT = 8 * 1024**2
 _DEEPEST = 100
 _MOST_OBJECTS = 200_000
+# That many layers are computed in one pass, those of models inside once a call. No network of Keras
+# Applications has more than 1,100.
+_MOST_CALLS = 20_000
 # Parts of an archive that are kept in memory while they are looked at; larger ones go to the disk.
 _IN_MEMORY = 32 * 1024**2
 
@@ -139,6 +142,29 @@ class _Refused(Exception):
     """Why a file is refused; becomes an `UntrustedModelError` that names the file."""
 
 
+def show(value, most=100):
+    """Return what a stranger wrote as one line that a terminal only shows, shortened."""
+    text = str(value)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
+    return f"{shown}..." if len(text) > most else shown
+
+
+def cause_of(error):
+    """Return the line of an error of Keras that tells the cause, fit to be shown."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+    lines = [line.strip() for line in lines if line.strip()] or [type(error).__name__]
+    cause = lines[0]
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("Exception encountered: "):
+            cause = line.removeprefix("Exception encountered: ")
+        elif line.startswith("Exception encountered when calling"):
+            is_told = not following.startswith("Arguments received")
+            cause = following if is_told else type(error).__name__
+        elif "Example error message" in line:
+            cause = following
+    return show(cause, 300)
+
+
 @contextmanager
 def inspected_copy(path, digest, what="model"):
     """Copy a file to where nobody else can change it, inspect the copy, and yield its path.
@@ -230,8 +256,7 @@ def _inspect(path, shown, what):
         raise
     except Exception as error:
         # Libraries stumble over damaged files in many ways.
-        lines = str(error).splitlines()
-        problem = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        problem = f"{type(error).__name__}: {cause_of(error)}"
         if isinstance(error, zipfile.BadZipFile):
             problem = "the archive is damaged or cut off."
         kind = "a Keras model (.keras or .h5)" if what == "model" else "weights of a Keras model"
@@ -344,18 +369,18 @@ def _inspect_hdf5(file, size):
             if isinstance(item, h5py.Dataset):
                 budget -= _check_dataset(item, budget, longest, size)
             elif not isinstance(item, h5py.Group):
-                raise _Refused(f"{item.name!r} in it is neither a group nor an array")
+                raise _Refused(f"{item.name[:200]!r} in it is neither a group nor an array")
             else:
                 address = h5py.h5o.get_info(item.id).addr
                 if address in seen:
-                    raise _Refused(f"its group {item.name!r} is linked more than once")
+                    raise _Refused(f"its group {item.name[:200]!r} is linked more than once")
                 seen.add(address)
                 for name in item:
                     # Looked at without following it.
                     if not isinstance(item.get(name, getlink=True), h5py.HardLink):
+                        link = show(f"{item.name.rstrip('/')}/{name}", 200)
                         raise _Refused(
-                            f"its weights hold a link, {item.name.rstrip('/')}/{name}, which can "
-                            "lead to other files"
+                            f"its weights hold a link, {link}, which can lead to other files"
                         )
                     pending.append(item[name])
         config = root.attrs.get("model_config")
@@ -417,7 +442,7 @@ def _check_heap(file, start, size, most):
 def _check_dataset(dataset, budget, longest, size):
     import h5py
 
-    name = dataset.name
+    name = dataset.name[:200]
     created = dataset.id.get_create_plist()
     if created.get_external_count():
         raise _Refused(f"its weights {name!r} lie in another file")
@@ -436,7 +461,7 @@ def _check_chunks(dataset, created, size):
     """Raise if the pieces of an array unpack to more than the array has."""
     import h5py
 
-    name = dataset.name
+    name = dataset.name[:200]
     known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
     filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
     for number in filters:
@@ -467,7 +492,7 @@ def _check_attributes(item, budget, longest):
     total = 0
     for i in range(h5py.h5a.get_num_attrs(item.id)):
         attribute = h5py.h5a.open(item.id, index=i)
-        name = f"{item.name} ({attribute.name.decode(errors='replace')})"
+        name = f"{item.name[:200]} ({attribute.name.decode(errors='replace')[:200]})"
         kind = attribute.get_type()
         _check_type(kind, name)
         n_bytes = _count_bytes(attribute.shape, kind, longest)
@@ -525,13 +550,16 @@ def _inspect_config(config):
         raise ValueError("its configuration describes no network.")
     if config["class_name"] not in _MODELS:
         _check_class(config, "")
-        raise _Refused(f"it is a {config['class_name']!r}, not a Sequential or Functional model")
+        raise _Refused(
+            f"it is a {config['class_name'][:100]!r}, not a Sequential or Functional model"
+        )
     # load_model(compile=False) leaves out this one itself.
     config.pop("compile_config", None)
     is_changed = False
-    pending = [(config, "", 0)]
+    n_calls = 0
+    pending = [(config, "", 0, 1)]
     while pending:
-        value, where, depth = pending.pop()
+        value, where, depth, calls = pending.pop()
         if depth > _DEEPEST:
             raise _Refused("its configuration is nested too deep")
         if isinstance(value, dict):
@@ -539,11 +567,16 @@ def _inspect_config(config):
             if "class_name" in value:
                 where = _describe(value, where) if depth else ""
                 _check_class(value, where)
+                nodes = value.get("inbound_nodes")
+                calls *= max(len(nodes), 1) if isinstance(nodes, list) else 1
+                n_calls += calls if value["class_name"] not in _NOT_LAYERS else 0
+                if n_calls > _MOST_CALLS:
+                    raise _Refused(f"it computes its layers more than {_MOST_CALLS:,} times")
             for key, inner in value.items():
                 _check_entry(key, inner, where)
-                pending.append((inner, where, depth + 1))
+                pending.append((inner, where, depth + 1, calls))
         elif isinstance(value, list):
-            pending.extend((inner, where, depth + 1) for inner in value)
+            pending.extend((inner, where, depth + 1, calls) for inner in value)
         elif isinstance(value, str) and ">" in value and not _is_equation(value):
             raise _Refused(f"{_subject(where)} names {value[:100]!r}, {_REASONS['registered']}")
     return config if is_changed else None
@@ -609,7 +642,8 @@ def _check_class(value, where):
     else:
         is_known = isinstance(class_name, str) and (
             (class_name in _CLASSES and _is_own(module))
-            or (module in _OPERATIONS and class_name.isidentifier())
+            # Their functions begin with small letters.
+            or (module in _OPERATIONS and class_name.isidentifier() and class_name[0].isupper())
             or (module == "keras.src.ops.core" and class_name in _CORE_OPERATIONS)
         )
         is_known = is_known and registered in (None, class_name)
@@ -618,10 +652,10 @@ def _check_class(value, where):
         )
     if is_known:
         return
-    full = f"{str(module)[:100]}.{str(class_name)[:100]}" if module else str(class_name)[:100]
+    full = f"{show(module)}.{show(class_name)}" if module else show(class_name)
     if isinstance(registered, str) and registered != value["class_name"]:
         full += f", registered as {registered[:100]!r}"
-    raise _Refused(f"{_subject(where)} holds a {str(class_name)[:100]} ({full}), {reason}")
+    raise _Refused(f"{_subject(where)} holds a {show(class_name)} ({full}), {reason}")
 
 
 def _is_own(module):
