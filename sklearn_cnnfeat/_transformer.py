@@ -505,10 +505,17 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             return Source("file", os.path.abspath(path), trusted=bool(self.trusted))
         if weights is not None and weights != "imagenet":
             weights = os.path.abspath(os.fspath(weights))
+            _check_regular("weights", weights)
             if not os.path.isfile(weights):
                 raise FileNotFoundError(
                     f"weights={os.fspath(self.weights)!r} is no file; it must be 'imagenet', None "
                     "(random) or the path of a weights file (.weights.h5, .h5 or .keras)."
+                )
+            if not (self.trusted or weights.endswith(_MODEL_SUFFIXES)):
+                raise ValueError(
+                    f"weights={os.fspath(self.weights)!r} is a file, but not one whose name ends "
+                    "in .weights.h5, .h5, .hdf5 or .keras. model.save_weights('name.weights.h5') "
+                    "writes one."
                 )
         seed = None
         if weights is None:
@@ -933,7 +940,13 @@ def _check_formats(formats):
     return tuple(name for name in FORMATS if name in formats)
 
 
+def _check_regular(name, path):
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError(f"{name}={path!r} is no regular file but a device, a pipe or a socket.")
+
+
 def _check_model_file(path):
+    _check_regular("model", path)
     if os.path.isfile(path):
         if path.endswith(_MODEL_SUFFIXES):
             return

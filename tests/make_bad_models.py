@@ -7,7 +7,6 @@ As a script: ``python tests/make_bad_models.py FOLDER`` writes them all to a fol
 """
 
 import base64
-import copy
 import io
 import json
 import marshal
@@ -15,6 +14,7 @@ import struct
 import sys
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,17 +133,36 @@ def good_models():
     config = network()
     half = layer("Rescaling", {"name": "half", "scale": 0.5, "offset": 0.0})
     outer = network(layer("Sequential", {"name": "inner", "layers": [half]}, "keras"))
-    compiled = {
-        **config,
-        "compile_config": {"loss": layer("own_loss", {}, "own", "own>own_loss")},
+    short = network()
+    short["config"]["layers"][1]["config"] |= {
+        "kernel_initializer": "he_normal",
+        "kernel_regularizer": "l2",
+        "bias_constraint": "NonNeg",
     }
+
+    def packed(file):
+        values = np.arange(1000, dtype=np.float32).reshape(10, 100)
+        options = {"compression": "gzip", "shuffle": True, "fletcher32": True}
+        file.create_dataset("odd", data=values, chunks=(3, 64), **options)
+
+    training = {"loss": layer("own_loss", {}, "own", "own>own_loss")}
+    compiled = {**config, "compile_config": training}
+    inner = layer("Sequential", {"name": "inner", "layers": [half]}, "keras")
+    # Keras would build it: what is compared with names by a pattern that takes for ever as well.
+    muon = {"learning_rate": 0.1, "exclude_layers": ["(a+)+b"]}
+    training = {**training, "optimizer": layer("Muon", muon, "keras.optimizers")}
+    inside = network({**inner, "compile_config": training})
     return {
         "good.keras": archive(config),
         "deflated.keras": archive(config, compression=zipfile.ZIP_DEFLATED),
         "compiled.keras": archive(compiled),
         "nested.keras": archive(outer),
+        "compiled_inside.keras": archive(inside, compression=zipfile.ZIP_DEFLATED),
+        "compiled_inside.h5": legacy(inside),
+        "short.h5": legacy(short),
         "good.h5": legacy(config),
         "good.weights.h5": weights(),
+        "packed.weights.h5": weights(packed),
     }
 
 
@@ -195,10 +214,6 @@ def code_in_layers(own, function, code):
     deep = network()
     deep["config"]["layers"][1]["config"]["kernel_initializer"] = function
     yield from in_both("lambda_initializer", lambda_cve, deep, "layer 'conv'.*Python code")
-    nested = copy.deepcopy(inner)
-    nested["config"]["layers"] = []
-    nested["compile_config"] = {"loss": function}
-    yield from in_both("loss_of_nested", "CVE-2025-9906", network(nested), "'inner'.*Python code")
     yield BadModel("lambda_itself.keras", lambda_cve, archive(own), "holds a Lambda")
 
 
@@ -230,14 +245,51 @@ def foreign_objects(canary):
     yield BadModel("registered.keras", "-", archive(registered), "registered as 'own>Dense'")
     custom = network(layer("Swish", {"name": "odd"}, None, "own>Swish"))
     yield from in_both("custom", "-", custom, "'odd' holds a Swish")
+    yield from registered_names()
     spec = {"class_name": "__typespec__", "spec_name": "Canary", "module": MODULE, "config": []}
     config = network(layer("InputLayer", {"name": "odd", "spec": spec}))
     yield BadModel("typespec.keras", "CVE-2025-1550", archive(config), "'odd'.*__typespec__")
     for class_name in ("TypeSpec", "CompositeTensor"):
         odd = layer("InputLayer", {"name": "odd", "spec": {"class_name": class_name}})
         yield BadModel(f"{class_name}.h5", "-", legacy(network(odd)), f"'odd'.*{class_name}")
+    escapes = network(layer("\x1b[2J\nDense", {"name": "odd"}, "keras\x07"))
+    reason = r"'odd' holds a \\x1b\[2J\\nDense \(keras\\x07"
+    yield BadModel("escapes.keras", "-", archive(escapes), reason)
+    function = network(layer("vectorize", {"name": "odd"}, "keras.src.ops.numpy"))
+    yield BadModel("operation_is_function.keras", "-", archive(function), "'odd' holds a vectorize")
     strange = network(layer(["Dense"], {"name": "odd"}))
     yield BadModel("class_is_list.keras", "-", archive(strange), "'odd' holds a")
+
+
+def registered_names():
+    """What a user has registered, or a function that is no activation, by its bare name."""
+    for key, value in [
+        ("activation", "own>f"),
+        ("activation", "deserialize"),
+        ("activation", "Input"),
+        ("activity_regularizer", "own>f"),
+        ("kernel_constraint", "serialize"),
+        ("kernel_initializer", "own"),
+        ("padding", "own>f"),
+    ]:
+        config = network()
+        config["config"]["layers"][1]["config"][key] = value
+        reason = f"layer 'conv' names '{value}'"
+        yield from in_both(f"{key}_{value.replace('>', '_')}", "-", config, reason)
+    for class_name, key in [("TimeDistributed", "layer"), ("RNN", "cell")]:
+        for value in ("own>Part", "Lambda"):
+            config = network(layer(class_name, {"name": "odd", key: value}))
+            name = f"{key}_{value.replace('>', '_')}"
+            yield from in_both(name, "-", config, f"layer 'odd' names '{value}' as its {key}")
+    policy = layer("DTypePolicy", {"name": "float32"}, "keras")
+    patterns = {"default_policy": policy, "policy_map": {"conv": policy, "(.*/)?(a+)+b": policy}}
+    config = network(layer("Dense", {"name": "a" * 40, "units": 2}))
+    config["config"]["layers"][2]["config"]["dtype"] = layer("DTypePolicyMap", patterns, "keras")
+    yield from in_both(
+        "pattern", "-", config, "layer 'a+' has data types for layers by the pattern"
+    )
+    config = network("own>Part")
+    yield from in_both("layers_own_Part", "-", config, "names 'own>Part' as its layers")
 
 
 def readers_of_files(secret):
@@ -344,6 +396,9 @@ def hdf5(secret):
         (shape_bomb, "CVE-2026-0897", "'/odd' in it claims"),
         (contiguous_bomb, "CVE-2026-12570", "'/odd' in it claims"),
         (many_bombs, "CVE-2026-12570", "in it claims"),
+        (large_piece, "CVE-2026-12570", "'/odd' have pieces of .* larger than the whole"),
+        (packed_twice, "CVE-2026-12570", "'/odd' are compressed in an unusual way"),
+        (lying_piece, "CVE-2026-12570", "piece of its weights '/odd' unpacks to more"),
     ]:
         name = change.__name__
         data = weights(change)
@@ -392,7 +447,95 @@ def many_bombs(file):
         file.create_dataset(f"odd{i}", (2**22,), "f4")
 
 
+def large_piece(file):
+    _pack(file, (2,), (2**22,), zlib.compress(bytes(2**24)))
+
+
+def packed_twice(file):
+    _pack(file, (2**22,), (2**22,), zlib.compress(zlib.compress(bytes(2**24))), n_times=2)
+
+
+def lying_piece(file):
+    _pack(file, (1024,), (1024,), zlib.compress(bytes(2**24)))
+
+
+def _pack(file, shape, chunk, data, n_times=1):
+    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    created.set_chunk(chunk)
+    for _ in range(n_times):
+        created.set_filter(h5py.h5z.FILTER_DEFLATE, 0, (9,))
+    space = h5py.h5s.create_simple(shape, (h5py.h5s.UNLIMITED,))
+    odd = h5py.h5d.create(file.id, b"odd", h5py.h5t.IEEE_F32LE, space, created)
+    odd.write_direct_chunk((0,), data)
+
+
+def shared_text(data, n_entries, length):
+    """Let all entries of a list of texts lead to the first one, which is as long as this."""
+    data = bytearray(data)
+    # Each is a length, an address and the number of the text there.
+    starts = [
+        p
+        for p in _positions(data, struct.pack("<I", length))
+        if data[p + 16 : p + 20] == b"\1\0\0\0"
+    ]
+    (start,) = starts
+    data[start : start + 16 * n_entries] = data[start : start + 16] * n_entries
+    return bytes(data)
+
+
+def calls_of_calls(depth):
+    """Return a model around models, each of which calls the one inside it twice."""
+    model = network()
+    for i in range(depth):
+        start = layer("InputLayer", {"batch_shape": [None, 12, 12, 3], "name": "input"})
+        start |= {"name": "input", "inbound_nodes": []}
+        model |= {
+            "name": f"model{i}",
+            "inbound_nodes": [["input", 0, 0, {}], [f"model{i}", 0, 0, {}]],
+        }
+        config = {"name": f"model{i + 1}", "layers": [start, model]}
+        model = layer("Functional", config, "keras")
+    return model
+
+
+def lists_of_texts(n, n_bytes):
+    """Return an HDF5 file that goes on with lists of texts, each of which holds all the next."""
+    body = bytearray(struct.pack("<HHIQ", 1, 0, 0, 0) * (n_bytes // 16))
+    for i in range(n):
+        skip = struct.pack("<HHIQ", 1, 0, 0, 32 * (n - 1 - i))
+        body[32 * i : 32 * i + 32] = b"GCOL\1\0\0\0" + struct.pack("<Q", n_bytes - 32 * i) + skip
+    return weights() + bytes(body)
+
+
+def texts():
+    n_entries, length = 200, 500_000
+    texts = [b"A" * length] + [b"b"] * (n_entries - 1)
+    kind = h5py.string_dtype("ascii")
+
+    def configuration(file):
+        file.attrs.create("model_config", texts, dtype=kind)
+
+    def layer_names(file):
+        file["model_weights"].attrs.create("layer_names", texts, dtype=kind)
+
+    def array(file):
+        file.create_dataset("odd", data=np.array(texts, object), dtype=kind)
+
+    for change in (configuration, layer_names, array):
+        data = shared_text(legacy(network(), change), n_entries, length)
+        name = f"texts_{change.__name__}.h5"
+        yield BadModel(name, "CVE-2026-12570", data, "in it claims 100,001,600 bytes")
+    for name, lists, reason in [
+        ("nested_lists.keras", (22, 2 * 1024**2), "lie inside each other"),
+        ("many_texts.keras", (1, 8 * 1024**2), "more than 200,000 texts"),
+    ]:
+        inner = lists_of_texts(*lists)
+        data = archive(network(), compression=zipfile.ZIP_DEFLATED, parameters=inner)
+        yield BadModel(name, "CVE-2026-12570", data, reason)
+
+
 def bombs():
+    yield from texts()
     config = network()
     zeros = bytes(200_000_000)
     data = archive(config, compression=zipfile.ZIP_DEFLATED, parameters=zeros)
@@ -405,6 +548,14 @@ def bombs():
     yield BadModel("deep.keras", "-", archive(text), "nested too deep")
     text = json.dumps(config).replace('"filters": 2', f'"filters": {"[" * 500 + "]" * 500}')
     yield BadModel("less_deep.keras", "-", archive(text), "nested too deep")
+    text = json.dumps(config).replace('"filters": 2', f'"filters": [{"{}," * 300_000}2]')
+    data = archive(text, compression=zipfile.ZIP_DEFLATED)
+    yield BadModel("many_parts.keras", "-", data, "configuration has 300,0.. parts")
+    yield BadModel("many_parts.h5", "-", legacy(text), "configuration has 300,0.. parts")
+    spaces = json.dumps(config) + " " * 10_000_000
+    data = archive(spaces, compression=zipfile.ZIP_DEFLATED)
+    yield BadModel("packed_text.keras", "CVE-2026-12570", data, "'config.json'.* would unpack")
+    yield from in_both("many_calls", "-", calls_of_calls(16), "computes its layers more than")
     data = looped(legacy(config))
     yield BadModel(
         "endless.h5", "CVE-2026-12570", data, "list of texts in the HDF5 file is damaged"

@@ -11,7 +11,15 @@ import fuzz
 import keras
 import numpy as np
 import pytest
-from make_bad_models import MODULE, archive, good_models, make_bad_models, network
+from make_bad_models import (
+    MODULE,
+    archive,
+    good_models,
+    layer,
+    make_bad_models,
+    network,
+    weights,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from small_network import save_network
@@ -160,8 +168,8 @@ def test_good_files_are_what_keras_loads(tmp_path):
             continue
         inspect_file(path)
         rows.append(CNNFeatureTransformer(path, "conv").fit_transform(X))
-        model = keras.saving.load_model(path, compile=False)
         if name == "good.keras":
+            model = keras.saving.load_model(path, compile=False)
             expected = model.predict(X.astype(np.float32), verbose=0).reshape(3, -1)
             np.testing.assert_allclose(rows[0], expected, rtol=1e-4, atol=1e-3)
         np.testing.assert_array_equal(rows[-1], rows[0])
@@ -188,6 +196,7 @@ def test_layers_of_all_sorts_are_let_through(suffix, tmp_path):
     x = layers.Activation("swish")(x)
     x = layers.PReLU(alpha_initializer=keras.initializers.Constant(0.1))(x)
     x = layers.GlobalAveragePooling2D()(layers.SeparableConv2D(4, 3, activation="relu6")(x))
+    x = layers.EinsumDense("ab,bc->ac", 4, kernel_initializer="he_normal")(x)
     outputs = layers.Dense(2, activation=keras.activations.softmax, dtype="float32")(x)
     model = keras.Model(inputs, outputs)
     model.compile(keras.optimizers.AdamW(1e-4), keras.losses.CategoricalCrossentropy())
@@ -211,6 +220,13 @@ def test_all_classes_of_keras_are_known():
         names = {name for name in names if name[0].isupper()}
         names -= {"Initializer", "Regularizer", "Constraint"}
         assert names <= known, room
+    functions = {name for name in dir(keras.activations) if name[0].islower()}
+    assert functions - {"deserialize", "get", "serialize"} <= _inspect._FUNCTIONS
+    for room in ("initializers", "regularizers", "constraints"):
+        module = getattr(keras, room)
+        short = {name for name in dir(module) if isinstance(getattr(module, name), type)}
+        short = {name.replace("_", "").lower() for name in short if name[0].islower()}
+        assert short - {"initializer", "regularizer", "constraint"} <= _inspect._SHORT, room
     for name in _inspect.REFUSED_LAYERS:
         assert hasattr(keras.layers, name)
         assert name not in _inspect._CLASSES
@@ -238,6 +254,76 @@ def test_networks_of_keras_applications_pass(name, suffix, tmp_path):
     path = tmp_path / f"model{suffix}"
     constructor(weights=None, include_top=False, input_shape=(96, 96, 3)).save(path)
     inspect_file(path)
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def changed(**values):
+    """Return the configuration of the small network with other values for its convolution."""
+    config = network()
+    config["config"]["layers"][1]["config"].update(values)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "cause"),
+    [
+        (changed(dtype="gptq/4/128_from_float32"), "does not have a `_gptq_call` method"),
+        (changed(name="\x1b[2J\x07"), r"'\\x1b\[2J\\x07' is not a valid root scope name"),
+        (
+            network(layer("Discretization", {"name": "odd", "bin_boundaries": "abc"})),
+            "could not convert string to float: 'a'",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_computed_are_told_by_file_and_cause(config, cause, tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(archive(config))
+    with pytest.raises(ModelFileError, match=cause) as caught:
+        CNNFeatureTransformer(path, "last").fit(X)
+    message = str(caught.value)
+    assert message.startswith(f"The network in {str(path)!r} cannot be computed: ")
+    assert message.isprintable()
+    assert len(message) < 400 + len(str(path))
+
+
+def test_faults_of_keras_are_told_by_their_cause(tmp_path):
+    def other_shape(file):
+        del file["layers/conv2d/vars/0"]
+        file["layers/conv2d/vars/0"] = np.zeros((5, 5, 3, 2), np.float32)
+
+    path = tmp_path / "model.keras"
+    for config, parameters, cause in [
+        (changed(filters=None), None, "Invalid value for argument `filters`"),
+        (changed(kernel_size=[1] * 50_000), None, "`kernel_size` argument must be a tuple of 2"),
+        (network(), weights(other_shape), r"expected shape .*3, 3, 3, 2.* Received: .*5, 5, 3, 2"),
+    ]:
+        path.write_bytes(archive(config, parameters=parameters))
+        with pytest.raises(ModelFileError, match=cause) as caught:
+            CNNFeatureTransformer(path, "last").fit(X)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 450 + len(str(path))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices are no files there")
+def test_pipes_and_devices_are_not_read(tmp_path):
+    pipe, device = tmp_path / "pipe.keras", tmp_path / "device.h5"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(ValueError, match="model=.* is no regular file"):
+            CNNFeatureTransformer(path).fit(X)
+        with pytest.raises(ValueError, match="weights=.* is no regular file"):
+            CNNFeatureTransformer("mobilenet", weights=path).fit(X)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".weights.json"])
+def test_weights_of_other_kinds_are_told_what_is_taken(suffix, tmp_path):
+    path = tmp_path / f"own{suffix}"
+    path.write_bytes(b"{}")
+    with pytest.raises(ValueError, match=r"ends in \.weights\.h5, \.h5, \.hdf5 or \.keras"):
+        CNNFeatureTransformer("mobilenet", weights=path).fit(X)
 
 
 # --- trust ----------------------------------------------------------------------------------------

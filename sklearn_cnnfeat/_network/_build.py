@@ -28,6 +28,7 @@ from sklearn_cnnfeat._network._inspect import (
     REFUSED_LAYERS,
     ModelFileError,
     UntrustedModelError,
+    cause_of,
     inspected_copy,
 )
 from sklearn_cnnfeat._network._layers import Layer, LayerNotFoundError, find_layer, sentence
@@ -329,8 +330,8 @@ def _load_file(path, digest, trusted):
         try:
             return keras.saving.load_model(readable, compile=False, safe_mode=not trusted)
         except Exception as error:
-            problem = _first_line(error)
-            if "File not found" in problem:
+            problem = cause_of(error)
+            if "File not found" in str(error):
                 problem = "the archive is damaged or cut off."
             raise ModelFileError(
                 f"{path!r} cannot be read as a Keras model (.keras or .h5): {problem}"
@@ -354,7 +355,7 @@ def _load_from_zoo(source, input_size, path):
         raise ModelFileError(
             f"The weights in {str(path)!r} do not fit {architecture.name!r} {version} its "
             f"classifier, for images of {input_size[0]} x {input_size[1]} pixels: "
-            f"{_first_line(error)}" + (hint if source.weights == "imagenet" else "")
+            f"{cause_of(error)}" + (hint if source.weights == "imagenet" else "")
         ) from error
     if architecture.rescales and _normalizes_as_imagenet(model):
         model = _add_rescaling(model)
@@ -373,7 +374,7 @@ def download_weights(source, input_size):
     try:
         _construct(architecture, source.include_top, (size, size, 3), weights="imagenet")
     except Exception as error:
-        problem = _first_line(error)
+        problem = cause_of(error)
     if not path.exists():
         raise WeightsNotFoundError(
             f"The ImageNet weights of {architecture.name!r} are not on this machine and could not "
@@ -461,11 +462,6 @@ def _construct(architecture, include_top, shape, seed=None, *, weights=None, sym
     raise model
 
 
-def _first_line(error):
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
-
-
 # --- walking through a network ----------------------------------------------------------------
 
 
@@ -538,6 +534,21 @@ def _call(layer, *args, **kwargs):
 
 def _infer_shape(layer, *args, **kwargs):
     return layer.compute_output_spec(*args, **kwargs)
+
+
+@contextmanager
+def _faults_of(source):
+    """Tell which file holds a network that Keras can build and not compute."""
+    try:
+        yield
+    except (ModelFileError, MemoryError):
+        raise
+    except Exception as error:
+        if source.kind != "file":
+            raise
+        raise ModelFileError(
+            f"The network in {source.name!r} cannot be computed: {cause_of(error)}"
+        ) from error
 
 
 def _compute_layers(model, inputs, invoke):
@@ -627,7 +638,8 @@ def find_weighted_layer(wanted, source, input_size=None, model=None):
 def _pair_layers(model, source, input_size=None):
     height, width, channels = check_input(model, describe(source))
     inputs = import_keras().KerasTensor((None, *(input_size or (height, width)), channels))
-    layers, _, keras_layers = _compute_layers(model, inputs, _infer_shape)
+    with _faults_of(source):
+        layers, _, keras_layers = _compute_layers(model, inputs, _infer_shape)
     return list(zip(layers, keras_layers, strict=True))
 
 
@@ -753,14 +765,16 @@ def build_graph(spec, model=None):
     heads = []
 
     def program(pixels):
-        inputs = tf.cast(_preprocess(pixels, spec.preprocessing), _input_dtype(model))
-        layers, tensors, _ = _compute_layers(model, inputs, _call)
+        with _faults_of(spec.source):
+            inputs = tf.cast(_preprocess(pixels, spec.preprocessing), _input_dtype(model))
+            layers, tensors, _ = _compute_layers(model, inputs, _call)
         tensor_of = {layer.path: tensor for layer, tensor in zip(layers, tensors, strict=True)}
         outputs = []
         for wanted, pooling in zip(spec.layers, spec.poolings, strict=True):
             layer = find_in_model(wanted, spec.source, model, layers)
             _check_pooling(layer, pooling, where)
-            maps = tf.cast(tensor_of[layer.path], tf.float32)
+            with _faults_of(spec.source):
+                maps = tf.cast(tensor_of[layer.path], tf.float32)
             rows = pool(maps, pooling, layer.shape, keras.ops)
             outputs.append(tf.identity(_behind_views(rows)))
             heads.append(

@@ -11,24 +11,30 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 # Raised whenever something more is refused: what passed an older version is inspected again.
-INSPECTION = 1
+INSPECTION = 2
 
 # A file may unpack to so many bytes, and to so many times its own size on top.
 _FREE_BYTES = 64 * 1024**2
 _LARGEST_RATIO = 20
 # The configuration of the largest network of Keras Applications is 1 MB of text.
 _MOST_TEXT = 32 * 1024**2
+_FREE_TEXT = 8 * 1024**2
 _DEEPEST = 100
 _MOST_OBJECTS = 200_000
+# That many layers are computed in one pass, those of models inside once a call. No network of Keras
+# Applications has more than 1,100.
+_MOST_CALLS = 20_000
 # Parts of an archive that are kept in memory while they are looked at; larger ones go to the disk.
 _IN_MEMORY = 32 * 1024**2
 
@@ -76,21 +82,6 @@ _PARTS = set("""
     QuantizedFloat8DTypePolicy AbsMaxQuantizer Float8QuantizationConfig Int4QuantizationConfig
     Int8QuantizationConfig SeedGenerator
 """.split())
-# Of models that were compiled for training before they became part of another one.
-_TRAINING = set("""
-    BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy
-    CategoricalFocalCrossentropy CategoricalHinge CosineSimilarity Dice Hinge Huber KLDivergence
-    LogCosh MeanAbsoluteError MeanAbsolutePercentageError MeanSquaredError
-    MeanSquaredLogarithmicError Poisson SparseCategoricalCrossentropy SquaredHinge Tversky
-    AUC Accuracy BinaryAccuracy BinaryIoU CategoricalAccuracy F1Score FBetaScore FalseNegatives
-    FalsePositives IoU LogCoshError Mean MeanIoU Precision PrecisionAtRecall R2Score Recall
-    RecallAtPrecision RootMeanSquaredError SensitivityAtSpecificity SparseCategoricalAccuracy
-    SparseTopKCategoricalAccuracy SpecificityAtSensitivity Sum TopKCategoricalAccuracy
-    TrueNegatives TruePositives
-    Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion LossScaleOptimizer Muon Nadam
-    RMSprop SGD CosineDecay CosineDecayRestarts ExponentialDecay InverseTimeDecay
-    PiecewiseConstantDecay PolynomialDecay
-""".split())
 # Values that JSON has no notation for.
 _VALUES = {
     "__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__",
@@ -100,16 +91,16 @@ _FUNCTIONS = set("""
     celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu
     linear log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus
     softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink threshold
-    binary_crossentropy categorical_crossentropy categorical_hinge hinge huber kl_divergence
-    mean_absolute_error mean_squared_error poisson sparse_categorical_crossentropy
 """.split())
 # fmt: on
-_CLASSES = _MODELS | _LAYERS | _PARTS | _TRAINING
+# How parts may be named in short: "he_normal", and what Keras calls some of them besides.
+_SHORT = {name.lower() for name in _PARTS} | {"normal", "one", "uniform", "zero"}
+_CLASSES = _MODELS | _LAYERS | _PARTS
 # Where Keras has these classes. Those of its operations ("x * 2" in a Functional model) are too
 # many to list: all in these rooms compute; the operations that take functions are elsewhere.
 _ROOMS = (
-    "activations constraints dtype_policies initializers layers losses metrics models optimizers "
-    "quantizers random regularizers"
+    "activations constraints dtype_policies initializers layers models quantizers random "
+    "regularizers"
 ).split()
 _OPERATIONS = {f"keras.src.ops.{room}" for room in ("image", "linalg", "math", "nn", "numpy")}
 _CORE_OPERATIONS = {
@@ -117,12 +108,13 @@ _CORE_OPERATIONS = {
     *("SliceUpdate", "StopGradient", "Unstack"),
 }
 
-_NOT_LAYERS = _PARTS | _TRAINING | _VALUES | {"function", "__lambda__"}
+_NOT_LAYERS = _PARTS | _VALUES | {"function", "__lambda__"}
 
 _REASONS = {
     "Lambda": "which holds Python code",
     "__lambda__": "which is Python code",
     "function": "which is a function that Keras would look up in other modules",
+    "registered": "which Keras would look up among the functions and classes of other programs",
     "TFSMLayer": "which runs another program, read from a folder that the file names",
     "TorchModuleWrapper": "which unpickles a PyTorch module, and pickles can hold any code",
     "FlaxLayer": "which runs code of another framework",
@@ -150,9 +142,35 @@ class _Refused(Exception):
     """Why a file is refused; becomes an `UntrustedModelError` that names the file."""
 
 
+def show(value, most=100):
+    """Return what a stranger wrote as one line that a terminal only shows, shortened."""
+    text = str(value)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
+    return f"{shown}..." if len(text) > most else shown
+
+
+def cause_of(error):
+    """Return the line of an error of Keras that tells the cause, fit to be shown."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+    lines = [line.strip() for line in lines if line.strip()] or [type(error).__name__]
+    cause = lines[0]
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("Exception encountered: "):
+            cause = line.removeprefix("Exception encountered: ")
+        elif line.startswith("Exception encountered when calling"):
+            is_told = not following.startswith("Arguments received")
+            cause = following if is_told else type(error).__name__
+        elif "Example error message" in line:
+            cause = following
+    return show(cause, 300)
+
+
 @contextmanager
 def inspected_copy(path, digest, what="model"):
     """Copy a file to where nobody else can change it, inspect the copy, and yield its path.
+
+    How models inside the model were compiled for training is left out of the copy: Keras would
+    build it, and nothing here needs it.
 
     Parameters
     ----------
@@ -177,8 +195,29 @@ def inspected_copy(path, digest, what="model"):
                 target.write(block)
         if computed.hexdigest() != digest:
             raise ModelFileError(f"{str(path)!r} was changed while it was being read. Try again.")
-        _inspect(copy, path, what)
+        config = _inspect(copy, path, what)
+        if config is not None:
+            _replace_config(copy, config)
         yield copy
+
+
+def _replace_config(path, config):
+    text = json.dumps(config)
+    if path.suffix != ".keras":
+        import h5py
+
+        with h5py.File(path, "r+") as file:
+            file.attrs["model_config"] = text
+        return
+    replaced = path.with_suffix(".new")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(replaced, "w") as new:
+        for name in old.namelist():
+            if name == _CONFIG:
+                new.writestr(name, text)
+                continue
+            with old.open(name) as source, new.open(name, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+    os.replace(replaced, path)
 
 
 def inspect_file(path, what="model"):
@@ -205,7 +244,7 @@ def _inspect(path, shown, what):
     name = repr(str(shown))
     try:
         with open(path, "rb") as file:
-            inspect_stream(file, str(shown), what)
+            return inspect_stream(file, str(shown), what)
     except _Refused as error:
         raise UntrustedModelError(
             f"{name} was not loaded, because {error}. A file like this can run code, or read other "
@@ -217,8 +256,7 @@ def _inspect(path, shown, what):
         raise
     except Exception as error:
         # Libraries stumble over damaged files in many ways.
-        lines = str(error).splitlines()
-        problem = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        problem = f"{type(error).__name__}: {cause_of(error)}"
         if isinstance(error, zipfile.BadZipFile):
             problem = "the archive is damaged or cut off."
         kind = "a Keras model (.keras or .h5)" if what == "model" else "weights of a Keras model"
@@ -228,7 +266,8 @@ def _inspect(path, shown, what):
 def inspect_stream(file, name, what="model"):
     """Inspect an open file, of which `name` tells the kind; see `inspect_file`.
 
-    Whatever the libraries that read it raise comes through.
+    Whatever the libraries that read it raise comes through. Returned is the configuration that
+    Keras is to be given in place of the one in the file, None for that itself.
     """
     begin = file.read(8)
     size = file.seek(0, os.SEEK_END)
@@ -240,13 +279,13 @@ def inspect_stream(file, name, what="model"):
         kind = "no Keras model" if what == "model" else "no file of weights"
         raise ModelFileError(f"{name!r} is {kind}: it begins with {begin!r}.")
     if is_archive:
-        _inspect_archive(file, what)
-        return
+        return _inspect_archive(file, what)
     config = _inspect_hdf5(file, size)
-    if what == "model":
-        if config is None:
-            raise ValueError("it holds weights and no network (no 'model_config').")
-        _inspect_config(_parse(config))
+    if what != "model":
+        return None
+    if config is None:
+        raise ValueError("it holds weights and no network (no 'model_config').")
+    return _inspect_config(_parse(config))
 
 
 # --- archives ---------------------------------------------------------------------------------
@@ -260,14 +299,12 @@ def _inspect_archive(file, what):
         (name, count), *_ = Counter(m.filename for m in members).most_common() or [("", 0)]
         if count > 1:
             raise _Refused(f"its archive has {name!r} more than once")
+        config = None
         if what == "model":
-            config = _parse(_read_member(archive, _CONFIG).getvalue())
-            if isinstance(config, dict):
-                # How it was trained is left out by load_model(compile=False).
-                config.pop("compile_config", None)
-            _inspect_config(config)
+            config = _inspect_config(_parse(_read_member(archive, _CONFIG).getvalue()))
         with _read_member(archive, _WEIGHTS) as weights:
             _inspect_hdf5(weights, archive.getinfo(_WEIGHTS).file_size)
+    return config
 
 
 def _check_member(member):
@@ -281,9 +318,10 @@ def _check_member(member):
         raise _Refused(f"{name!r} in its archive is encrypted")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _Refused(f"{name!r} in its archive is compressed in an unusual way")
-    most = _MOST_TEXT
     if name == _WEIGHTS:
         most = _FREE_BYTES + _LARGEST_RATIO * member.compress_size
+    else:
+        most = min(_FREE_TEXT + _LARGEST_RATIO * member.compress_size, _MOST_TEXT)
     if member.file_size > most:
         raise _Refused(
             f"{name!r} in its archive would unpack to {member.file_size:,} bytes, from "
@@ -313,7 +351,7 @@ def _inspect_hdf5(file, size):
     """Look at every object of an HDF5 file; return its attribute "model_config", if any."""
     import h5py
 
-    _check_heaps(file, size)
+    longest = _check_heaps(file, size)
     budget = _FREE_BYTES + _LARGEST_RATIO * size
     with h5py.File(file, "r") as root:
         if root.id.get_create_plist().get_sizes() != (8, 8):
@@ -327,22 +365,22 @@ def _inspect_hdf5(file, size):
             n_objects += 1
             if n_objects > _MOST_OBJECTS:
                 raise _Refused(f"it holds more than {_MOST_OBJECTS:,} groups and arrays")
-            budget -= _check_attributes(item, budget)
+            budget -= _check_attributes(item, budget, longest)
             if isinstance(item, h5py.Dataset):
-                budget -= _check_dataset(item, budget)
+                budget -= _check_dataset(item, budget, longest, size)
             elif not isinstance(item, h5py.Group):
-                raise _Refused(f"{item.name!r} in it is neither a group nor an array")
+                raise _Refused(f"{item.name[:200]!r} in it is neither a group nor an array")
             else:
                 address = h5py.h5o.get_info(item.id).addr
                 if address in seen:
-                    raise _Refused(f"its group {item.name!r} is linked more than once")
+                    raise _Refused(f"its group {item.name[:200]!r} is linked more than once")
                 seen.add(address)
                 for name in item:
                     # Looked at without following it.
                     if not isinstance(item.get(name, getlink=True), h5py.HardLink):
+                        link = show(f"{item.name.rstrip('/')}/{name}", 200)
                         raise _Refused(
-                            f"its weights hold a link, {item.name.rstrip('/')}/{name}, which can "
-                            "lead to other files"
+                            f"its weights hold a link, {link}, which can lead to other files"
                         )
                     pending.append(item[name])
         config = root.attrs.get("model_config")
@@ -353,31 +391,39 @@ _HEAP = b"GCOL\x01"
 
 
 def _check_heaps(file, size):
-    """Raise if a list of texts in an HDF5 file is damaged: the library may read it for ever.
+    """Return the length of the longest text in the lists of texts of an HDF5 file.
 
-    Each of its entries has a length, and one of 0 leads the library to the same entry again.
+    Raise if one is damaged: the library may read it for ever. Each of its entries has a length,
+    and one of 0 leads the library to the same entry again.
     """
     before = b""
-    budget = _FREE_BYTES + _LARGEST_RATIO * size
+    end = n_texts = longest = 0
     for start in range(0, size, 1 << 20):
         file.seek(start)
         block = before + file.read(1 << 20)
         found = block.find(_HEAP)
         while found >= 0:
-            budget -= _check_heap(file, start - len(before) + found, size)
-            if budget < 0:
+            place = start - len(before) + found
+            if place < end:
                 raise _Refused("its lists of texts lie inside each other")
+            length, lengths = _check_heap(file, place, size, _MOST_OBJECTS - n_texts)
+            end = place + length
+            n_texts += len(lengths)
+            longest = max(longest, max(lengths, default=0))
             found = block.find(_HEAP, found + 1)
         before = block[1 - len(_HEAP) :]
     file.seek(0)
+    return longest
 
 
-def _check_heap(file, start, size):
+def _check_heap(file, start, size, most):
+    """Return the length of a list of texts, and those of its texts."""
     file.seek(start)
     header = file.read(16)
     length = int.from_bytes(header[8:], "little")
     is_sound = len(header) == 16 and 16 <= length <= size - start
     heap = file.read(length - 16) if is_sound else b""
+    lengths = []
     place = 0
     while is_sound and place + 16 <= len(heap):
         index, _, _, n_bytes = struct.unpack_from("<HHIQ", heap, place)
@@ -385,44 +431,84 @@ def _check_heap(file, start, size):
         step = 16 + (n_bytes + 7) // 8 * 8 if index else n_bytes
         is_sound = 16 <= step <= len(heap) - place
         place += step
+        lengths.append(n_bytes if index else 0)
+        if len(lengths) > most:
+            raise _Refused(f"it holds more than {_MOST_OBJECTS:,} texts")
     if not is_sound:
         raise ValueError("a list of texts in the HDF5 file is damaged.")
-    return length
+    return length, lengths
 
 
-def _check_dataset(dataset, budget):
+def _check_dataset(dataset, budget, longest, size):
     import h5py
 
-    name = dataset.name
+    name = dataset.name[:200]
     created = dataset.id.get_create_plist()
     if created.get_external_count():
         raise _Refused(f"its weights {name!r} lie in another file")
     if created.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED, h5py.h5d.COMPACT):
         raise _Refused(f"its weights {name!r} are put together from other files")
-    known = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
-    for i in range(created.get_nfilters()):
-        number = created.get_filter(i)[0]
-        if number not in known:
-            raise _Refused(f"its weights {name!r} need the HDF5 plug-in number {number}")
-    _check_type(dataset.id.get_type(), name)
-    n_bytes = math.prod(dataset.shape or (0,)) * dataset.id.get_type().get_size()
+    kind = dataset.id.get_type()
+    _check_type(kind, name)
+    n_bytes = _count_bytes(dataset.shape or (0,), kind, longest)
     _check_size(n_bytes, budget, name)
+    if created.get_layout() == h5py.h5d.CHUNKED:
+        _check_chunks(dataset, created, size)
     return n_bytes
 
 
-def _check_attributes(item, budget):
+def _check_chunks(dataset, created, size):
+    """Raise if the pieces of an array unpack to more than the array has."""
+    import h5py
+
+    name = dataset.name[:200]
+    known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+    filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+    for number in filters:
+        if number not in known:
+            raise _Refused(f"its weights {name!r} need the HDF5 plug-in number {number}")
+    if filters != sorted(set(filters), key=known.index):
+        raise _Refused(f"its weights {name!r} are compressed in an unusual way")
+    shape = created.get_chunk()
+    if any(its > whole for its, whole in zip(shape, dataset.shape, strict=True)):
+        raise _Refused(f"its weights {name!r} have pieces of {shape}, larger than the whole")
+    n_bytes = math.prod(shape) * dataset.id.get_type().get_size()
+    pieces = []
+    dataset.id.chunk_iter(pieces.append)
+    for piece in pieces:
+        if piece.byte_offset + piece.size > size:
+            raise ValueError("the HDF5 file is cut off.")
+        if known[1] not in filters or piece.filter_mask & 1 << filters.index(known[1]):
+            continue
+        # The library would unpack it to the end, however much comes out.
+        _, packed = dataset.id.read_direct_chunk(piece.chunk_offset)
+        if len(zlib.decompressobj().decompress(packed, n_bytes + 1)) > n_bytes:
+            raise _Refused(f"a piece of its weights {name!r} unpacks to more than it is to have")
+
+
+def _check_attributes(item, budget, longest):
     import h5py
 
     total = 0
     for i in range(h5py.h5a.get_num_attrs(item.id)):
         attribute = h5py.h5a.open(item.id, index=i)
-        name = f"{item.name} ({attribute.name.decode(errors='replace')})"
+        name = f"{item.name[:200]} ({attribute.name.decode(errors='replace')[:200]})"
         kind = attribute.get_type()
         _check_type(kind, name)
-        n_bytes = math.prod(attribute.shape) * kind.get_size()
+        n_bytes = _count_bytes(attribute.shape, kind, longest)
         _check_size(n_bytes, budget - total, name)
         total += n_bytes
     return total
+
+
+def _count_bytes(shape, kind, longest):
+    import h5py
+
+    n_bytes = kind.get_size()
+    if kind.get_class() == h5py.h5t.STRING and kind.is_variable_str():
+        # A reference to a text, any number of which can lead to the same long one.
+        n_bytes += longest
+    return math.prod(shape) * n_bytes
 
 
 def _check_type(kind, name):
@@ -448,6 +534,10 @@ def _parse(text):
         raise ValueError("its configuration is no text.")
     if len(text) > _MOST_TEXT:
         raise _Refused(f"its configuration is {len(text):,} bytes long")
+    # An empty one is two bytes of text and sixty of memory. That of the largest network has 20,000.
+    n_containers = text.count(b"{") + text.count(b"[")
+    if n_containers > _MOST_OBJECTS:
+        raise _Refused(f"its configuration has {n_containers:,} parts")
     try:
         return json.loads(text)
     except RecursionError:
@@ -455,23 +545,41 @@ def _parse(text):
 
 
 def _inspect_config(config):
+    """Raise unless all in a configuration is harmless; return it if something was taken out."""
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
         raise ValueError("its configuration describes no network.")
     if config["class_name"] not in _MODELS:
         _check_class(config, "")
-        raise _Refused(f"it is a {config['class_name']!r}, not a Sequential or Functional model")
-    pending = [(config, "", 0)]
+        raise _Refused(
+            f"it is a {config['class_name'][:100]!r}, not a Sequential or Functional model"
+        )
+    # load_model(compile=False) leaves out this one itself.
+    config.pop("compile_config", None)
+    is_changed = False
+    n_calls = 0
+    pending = [(config, "", 0, 1)]
     while pending:
-        value, where, depth = pending.pop()
+        value, where, depth, calls = pending.pop()
         if depth > _DEEPEST:
             raise _Refused("its configuration is nested too deep")
         if isinstance(value, dict):
+            is_changed |= value.pop("compile_config", None) is not None
             if "class_name" in value:
                 where = _describe(value, where) if depth else ""
                 _check_class(value, where)
-            pending.extend((inner, where, depth + 1) for inner in value.values())
+                nodes = value.get("inbound_nodes")
+                calls *= max(len(nodes), 1) if isinstance(nodes, list) else 1
+                n_calls += calls if value["class_name"] not in _NOT_LAYERS else 0
+                if n_calls > _MOST_CALLS:
+                    raise _Refused(f"it computes its layers more than {_MOST_CALLS:,} times")
+            for key, inner in value.items():
+                _check_entry(key, inner, where)
+                pending.append((inner, where, depth + 1, calls))
         elif isinstance(value, list):
-            pending.extend((inner, where, depth + 1) for inner in value)
+            pending.extend((inner, where, depth + 1, calls) for inner in value)
+        elif isinstance(value, str) and ">" in value and not _is_equation(value):
+            raise _Refused(f"{_subject(where)} names {value[:100]!r}, {_REASONS['registered']}")
+    return config if is_changed else None
 
 
 def _describe(value, where):
@@ -481,6 +589,41 @@ def _describe(value, where):
     if not isinstance(name, str) or str(value["class_name"]) in _NOT_LAYERS:
         return where
     return f"{where}/{name[:100]}" if where else name[:100]
+
+
+def _is_equation(text):
+    """Whether a text with a ">" is what einsum takes, "ab,bc->ac"."""
+    return text.count(">") == 1 and "->" in text
+
+
+def _check_entry(key, value, where):
+    """Raise if Keras would look up what an entry of the configuration names somewhere else."""
+    if key == "policy_map" and isinstance(value, dict):
+        patterns = [name for name in value if not re.fullmatch(r"[\w./-]+", name)]
+        if patterns:
+            raise _Refused(
+                f"{_subject(where)} has data types for layers by the pattern "
+                f"{patterns[0][:100]!r}, and some patterns take for ever to compare with a name"
+            )
+        return
+    parts = value if isinstance(value, list) else [value]
+    names = [part for part in parts if isinstance(part, str)]
+    if key.endswith("activation"):
+        strange = set(names) - _FUNCTIONS
+    elif key.endswith(("initializer", "regularizer", "constraint")):
+        strange = {name for name in names if name.replace("_", "").lower() not in _SHORT}
+    elif key in ("layer", "layers", "backward_layer", "cell", "cells"):
+        strange = set(names)
+    else:
+        return
+    if strange:
+        raise _Refused(
+            f"{_subject(where)} names {min(strange)[:100]!r} as its {key}, {_REASONS['registered']}"
+        )
+
+
+def _subject(where):
+    return f"its layer {where!r}" if where else "it"
 
 
 def _check_class(value, where):
@@ -499,7 +642,8 @@ def _check_class(value, where):
     else:
         is_known = isinstance(class_name, str) and (
             (class_name in _CLASSES and _is_own(module))
-            or (module in _OPERATIONS and class_name.isidentifier())
+            # Their functions begin with small letters.
+            or (module in _OPERATIONS and class_name.isidentifier() and class_name[0].isupper())
             or (module == "keras.src.ops.core" and class_name in _CORE_OPERATIONS)
         )
         is_known = is_known and registered in (None, class_name)
@@ -508,11 +652,10 @@ def _check_class(value, where):
         )
     if is_known:
         return
-    full = f"{str(module)[:100]}.{str(class_name)[:100]}" if module else str(class_name)[:100]
-    subject = f"its layer {where!r}" if where else "it"
+    full = f"{show(module)}.{show(class_name)}" if module else show(class_name)
     if isinstance(registered, str) and registered != value["class_name"]:
         full += f", registered as {registered[:100]!r}"
-    raise _Refused(f"{subject} holds a {str(class_name)[:100]} ({full}), {reason}")
+    raise _Refused(f"{_subject(where)} holds a {show(class_name)} ({full}), {reason}")
 
 
 def _is_own(module):

@@ -7,6 +7,7 @@ name and trusted by content.
 import hashlib
 import json
 import os
+import stat
 import warnings
 from collections import deque
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ _places_of_files = {}
 def check_weights(path):
     """Return what is wrong with a file that has the name of a published one, or None."""
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return "it is no regular file"
     return _check(Path(path), status.st_size, status.st_mtime_ns)
 
 
