@@ -312,9 +312,9 @@ def test_pipes_and_devices_are_not_read(tmp_path):
     os.mkfifo(pipe)
     device.symlink_to("/dev/zero")
     for path in (pipe, device):
-        with pytest.raises(ValueError, match="model=.* is no regular file"):
+        with pytest.raises(ValueError, match=r"model=.* is no regular file"):
             CNNFeatureTransformer(path).fit(X)
-        with pytest.raises(ValueError, match="weights=.* is no regular file"):
+        with pytest.raises(ValueError, match=r"weights=.* is no regular file"):
             CNNFeatureTransformer("mobilenet", weights=path).fit(X)
 
 
