@@ -317,9 +317,9 @@ class Many(click.Option):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, multiple=True, **kwargs)
 
-    def make_metavar(self, ctx):
+    def make_metavar(self, *context):  # click 8.1 gives none
         """Return what help shows for the values."""
-        return f"{super().make_metavar(ctx)}..."
+        return f"{super().make_metavar(*context)}..."
 
 
 class Command(click.Command):
@@ -348,7 +348,7 @@ class Command(click.Command):
             if isinstance(error.param, click.Argument) and last is not None:
                 error.message = (
                     f"All that follows {last}, up to the next option, was taken for its values: "
-                    f"put {error.param.make_metavar(ctx)} first."
+                    f"put {error.param.human_readable_name} first."
                 )
             raise
 

@@ -88,9 +88,10 @@ class Graph:
         n_bytes = sum(math.prod(v.shape) * v.dtype.size for v in variables)
         if n_bytes > _MAX_CONSTANT_BYTES and not self.shared:
             return self
-        frozen = convert_to_constants.convert_variables_to_constants_v2(
-            self.function, lower_control_flow=False
-        )
+        with _without_early_messages():
+            frozen = convert_to_constants.convert_variables_to_constants_v2(
+                self.function, lower_control_flow=False
+            )
         return replace(self, function=frozen)
 
     def write(self, path):
@@ -98,9 +99,10 @@ class Graph:
         from tensorflow.python.framework import convert_to_constants as convert
 
         # What `freeze` does too, before it makes a function of it.
-        values = convert._FunctionConverterDataInEager(
-            self.function, lower_control_flow=False, aggressive_inlining=False
-        )
+        with _without_early_messages():
+            values = convert._FunctionConverterDataInEager(
+                self.function, lower_control_flow=False, aggressive_inlining=False
+            )
         graph_def, _ = convert._replace_variables_by_constants(values)
         Path(path).write_bytes(graph_def.SerializeToString())
 
@@ -128,7 +130,10 @@ def import_keras():
 
 @contextmanager
 def _without_early_messages():
-    """Drop what TensorFlow writes before it looks at its log level, where that is to be quiet."""
+    """Drop what TensorFlow writes whatever its log level, where that is to be quiet.
+
+    All versions do so when they are imported, and those before 2.20 when they optimize a graph.
+    """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0":
         yield
         return
