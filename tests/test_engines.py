@@ -123,7 +123,7 @@ def test_bfloat16_of_published_weights(assets, photos):
     for columns in (slice(0, 512), slice(512, None)):
         similarities = cosines(*(part[:, columns] for part in rows))
         assert similarities.mean() >= 0.999
-        assert similarities.min() >= 0.998
+        assert similarities.min() >= 0.997
 
 
 @pytest.mark.parametrize("name", NETWORKS)
