@@ -135,7 +135,11 @@ class Models:
             with zipfile.ZipFile(file) as archive:
                 text = archive.read("config.json").decode(errors="replace")
             config = json.loads(text)
+            # Left out of what Keras is given.
             config.pop("compile_config", None)
+            for holder, key in list(_places(config)):
+                if key == "compile_config":
+                    holder.pop(key, None)
             for holder, key in _places(config):
                 if key == "class_name":
                     forbidden = {*self._inspect.REFUSED_LAYERS, "__lambda__", "Canary", "Swish"}

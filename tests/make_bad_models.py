@@ -498,13 +498,14 @@ def calls_of_calls(depth):
     return model
 
 
-def lists_of_texts(n, n_bytes):
-    """Return an HDF5 file that goes on with lists of texts, each of which holds all the next."""
-    body = bytearray(struct.pack("<HHIQ", 1, 0, 0, 0) * (n_bytes // 16))
+def lists_of_texts(n, n_texts):
+    """Return lists of texts as HDF5 files have them, each of which holds all the next."""
+    body = bytearray().join(struct.pack("<HHIQ", i, 1, 0, 0) for i in range(1, n_texts + 1))
     for i in range(n):
-        skip = struct.pack("<HHIQ", 1, 0, 0, 32 * (n - 1 - i))
-        body[32 * i : 32 * i + 32] = b"GCOL\1\0\0\0" + struct.pack("<Q", n_bytes - 32 * i) + skip
-    return weights() + bytes(body)
+        skip = struct.pack("<HHIQ", 1, 1, 0, 32 * (n - 1 - i))
+        n_bytes = struct.pack("<Q", len(body) - 32 * i)
+        body[32 * i : 32 * i + 32] = b"GCOL\1\0\0\0" + n_bytes + skip
+    return bytes(body)
 
 
 def texts():
@@ -524,13 +525,14 @@ def texts():
     for change in (configuration, layer_names, array):
         data = shared_text(legacy(network(), change), n_entries, length)
         name = f"texts_{change.__name__}.h5"
-        yield BadModel(name, "CVE-2026-12570", data, "in it claims 100,001,600 bytes")
+        reason = "many of them the same" if change is not array else "'/odd' in it claims"
+        yield BadModel(name, "CVE-2026-12570", data, reason)
     for name, lists, reason in [
-        ("nested_lists.keras", (22, 2 * 1024**2), "lie inside each other"),
-        ("many_texts.keras", (1, 8 * 1024**2), "more than 200,000 texts"),
+        ("nested_lists.keras", lists_of_texts(22, 1000), "lie inside each other"),
+        ("many_texts.keras", lists_of_texts(1, 60_000) * 4, "more than 200,000 texts"),
+        ("same_number.keras", lists_of_texts(1, 1000).replace(b"\7\0\1\0", b"\6\0\1\0"), "damaged"),
     ]:
-        inner = lists_of_texts(*lists)
-        data = archive(network(), compression=zipfile.ZIP_DEFLATED, parameters=inner)
+        data = archive(network(), compression=zipfile.ZIP_DEFLATED, parameters=weights() + lists)
         yield BadModel(name, "CVE-2026-12570", data, reason)
 
 

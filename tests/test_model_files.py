@@ -295,9 +295,9 @@ def test_faults_of_keras_are_told_by_their_cause(tmp_path):
 
     path = tmp_path / "model.keras"
     for config, parameters, cause in [
-        (changed(filters=None), None, "Invalid value for argument `filters`"),
+        (changed(filters="x"), None, "'<=' not supported between instances"),
         (changed(kernel_size=[1] * 50_000), None, "`kernel_size` argument must be a tuple of 2"),
-        (network(), weights(other_shape), r"expected shape .*3, 3, 3, 2.* Received: .*5, 5, 3, 2"),
+        (network(), weights(other_shape), r"\(3, 3, 3, 2\), Received: value\.shape=\(5, 5, 3, 2\)"),
     ]:
         path.write_bytes(archive(config, parameters=parameters))
         with pytest.raises(ModelFileError, match=cause) as caught:

@@ -351,7 +351,9 @@ def _inspect_hdf5(file, size):
     """Look at every object of an HDF5 file; return its attribute "model_config", if any."""
     import h5py
 
-    longest = _check_heaps(file, size)
+    heaps = _check_heaps(file, size)
+    longest = max((n for lengths in heaps.values() for n in lengths.values()), default=0)
+    n_references = 0
     budget = _FREE_BYTES + _LARGEST_RATIO * size
     with h5py.File(file, "r") as root:
         if root.id.get_create_plist().get_sizes() != (8, 8):
@@ -365,7 +367,9 @@ def _inspect_hdf5(file, size):
             n_objects += 1
             if n_objects > _MOST_OBJECTS:
                 raise _Refused(f"it holds more than {_MOST_OBJECTS:,} groups and arrays")
-            budget -= _check_attributes(item, budget, longest)
+            n_bytes, n_texts = _check_attributes(item, budget)
+            budget -= n_bytes
+            n_references += n_texts
             if isinstance(item, h5py.Dataset):
                 budget -= _check_dataset(item, budget, longest, size)
             elif not isinstance(item, h5py.Group):
@@ -383,6 +387,11 @@ def _inspect_hdf5(file, size):
                             f"its weights hold a link, {link}, which can lead to other files"
                         )
                     pending.append(item[name])
+        if n_references * longest > budget:
+            # Any number of them can lead to the same long text.
+            n_bytes = _count_texts(file, size, heaps)
+            if n_bytes > budget:
+                raise _Refused(f"its texts, many of them the same one, are {n_bytes:,} bytes long")
         config = root.attrs.get("model_config")
     return config.encode() if isinstance(config, str) else config
 
@@ -391,13 +400,14 @@ _HEAP = b"GCOL\x01"
 
 
 def _check_heaps(file, size):
-    """Return the length of the longest text in the lists of texts of an HDF5 file.
+    """Return address -> number -> length of the texts in the lists of texts of an HDF5 file.
 
     Raise if one is damaged: the library may read it for ever. Each of its entries has a length,
     and one of 0 leads the library to the same entry again.
     """
+    heaps = {}
     before = b""
-    end = n_texts = longest = 0
+    end = n_texts = 0
     for start in range(0, size, 1 << 20):
         file.seek(start)
         block = before + file.read(1 << 20)
@@ -406,37 +416,64 @@ def _check_heaps(file, size):
             place = start - len(before) + found
             if place < end:
                 raise _Refused("its lists of texts lie inside each other")
-            length, lengths = _check_heap(file, place, size, _MOST_OBJECTS - n_texts)
+            length, heaps[place] = _check_heap(file, place, size, _MOST_OBJECTS - n_texts)
             end = place + length
-            n_texts += len(lengths)
-            longest = max(longest, max(lengths, default=0))
+            n_texts += len(heaps[place])
             found = block.find(_HEAP, found + 1)
         before = block[1 - len(_HEAP) :]
     file.seek(0)
-    return longest
+    return heaps
 
 
 def _check_heap(file, start, size, most):
-    """Return the length of a list of texts, and those of its texts."""
+    """Return the length of a list of texts, and those of its texts by their numbers."""
     file.seek(start)
     header = file.read(16)
     length = int.from_bytes(header[8:], "little")
     is_sound = len(header) == 16 and 16 <= length <= size - start
     heap = file.read(length - 16) if is_sound else b""
-    lengths = []
-    place = 0
+    lengths = {}
+    n_entries = place = 0
     while is_sound and place + 16 <= len(heap):
         index, _, _, n_bytes = struct.unpack_from("<HHIQ", heap, place)
         # The entry 0 is what is left over; it counts its own head.
         step = 16 + (n_bytes + 7) // 8 * 8 if index else n_bytes
         is_sound = 16 <= step <= len(heap) - place
         place += step
-        lengths.append(n_bytes if index else 0)
-        if len(lengths) > most:
+        n_entries += 1
+        if index:
+            is_sound &= index not in lengths
+            lengths[index] = n_bytes
+        if n_entries > most:
             raise _Refused(f"it holds more than {_MOST_OBJECTS:,} texts")
     if not is_sound:
         raise ValueError("a list of texts in the HDF5 file is damaged.")
     return length, lengths
+
+
+def _count_texts(file, size, heaps):
+    """Return the length of all texts together, each as often as something leads to it."""
+    import numpy as np
+
+    addresses = np.array(list(heaps), np.uint64)
+    total = n_found = 0
+    before = b""
+    file.seek(0)
+    while block := file.read(1 << 20):
+        block = before + block
+        for shift in range(4, 12):
+            # What leads to a text: its length, the address of the list and the number in it.
+            view = np.frombuffer(block, "<u8", max(len(block) - 4 - shift, 0) // 8, shift)
+            found = np.flatnonzero(view < size)
+            found = found[np.isin(view[found], addresses)]
+            n_found += len(found)
+            if n_found > _MOST_OBJECTS:
+                raise _Refused(f"it names its lists of texts more than {_MOST_OBJECTS:,} times")
+            for at in (8 * found + shift - 4).tolist():
+                length, address, index = struct.unpack_from("<IQI", block, at)
+                total += length if heaps[address].get(index) == length else 0
+        before = block[-15:]
+    return total
 
 
 def _check_dataset(dataset, budget, longest, size):
@@ -450,7 +487,9 @@ def _check_dataset(dataset, budget, longest, size):
         raise _Refused(f"its weights {name!r} are put together from other files")
     kind = dataset.id.get_type()
     _check_type(kind, name)
-    n_bytes = _count_bytes(dataset.shape or (0,), kind, longest)
+    # References in an array can be packed, and networks have none: counted as the longest text.
+    n_bytes = kind.get_size() + (longest if _is_reference(kind) else 0)
+    n_bytes *= math.prod(dataset.shape or (0,))
     _check_size(n_bytes, budget, name)
     if created.get_layout() == h5py.h5d.CHUNKED:
         _check_chunks(dataset, created, size)
@@ -486,29 +525,28 @@ def _check_chunks(dataset, created, size):
             raise _Refused(f"a piece of its weights {name!r} unpacks to more than it is to have")
 
 
-def _check_attributes(item, budget, longest):
+def _check_attributes(item, budget):
+    """Return the size of all attributes of an object, and the number of texts that they lead to."""
     import h5py
 
-    total = 0
+    total = n_texts = 0
     for i in range(h5py.h5a.get_num_attrs(item.id)):
         attribute = h5py.h5a.open(item.id, index=i)
         name = f"{item.name[:200]} ({attribute.name.decode(errors='replace')[:200]})"
         kind = attribute.get_type()
         _check_type(kind, name)
-        n_bytes = _count_bytes(attribute.shape, kind, longest)
-        _check_size(n_bytes, budget - total, name)
-        total += n_bytes
-    return total
+        n_entries = math.prod(attribute.shape)
+        _check_size(n_entries * kind.get_size(), budget - total, name)
+        total += n_entries * kind.get_size()
+        n_texts += n_entries if _is_reference(kind) else 0
+    return total, n_texts
 
 
-def _count_bytes(shape, kind, longest):
+def _is_reference(kind):
+    """Whether values of an HDF5 type are texts that lie elsewhere in the file."""
     import h5py
 
-    n_bytes = kind.get_size()
-    if kind.get_class() == h5py.h5t.STRING and kind.is_variable_str():
-        # A reference to a text, any number of which can lead to the same long one.
-        n_bytes += longest
-    return math.prod(shape) * n_bytes
+    return kind.get_class() == h5py.h5t.STRING and kind.is_variable_str()
 
 
 def _check_type(kind, name):
