@@ -317,9 +317,9 @@ class Many(click.Option):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, multiple=True, **kwargs)
 
-    def make_metavar(self, *context):  # click 8.1 gives none
+    def make_metavar(self, **context):  # click 8.1 gives none
         """Return what help shows for the values."""
-        return f"{super().make_metavar(*context)}..."
+        return f"{super().make_metavar(**context)}..."
 
 
 class Command(click.Command):

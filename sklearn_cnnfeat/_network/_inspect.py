@@ -680,8 +680,12 @@ def _check_class(value, where):
     else:
         is_known = isinstance(class_name, str) and (
             (class_name in _CLASSES and _is_own(module))
-            # Their functions begin with small letters.
-            or (module in _OPERATIONS and class_name.isidentifier() and class_name[0].isupper())
+            or (
+                module in _OPERATIONS
+                and class_name.isidentifier()
+                and class_name[0].isupper()  # their functions begin with small letters
+                and class_name not in REFUSED_LAYERS
+            )
             or (module == "keras.src.ops.core" and class_name in _CORE_OPERATIONS)
         )
         is_known = is_known and registered in (None, class_name)
