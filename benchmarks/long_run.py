@@ -39,7 +39,7 @@ N_BLOCKS = 20
 SAMPLE_SECONDS = 0.1
 _MOST_SAMPLES = 200_000
 # Of them, about so many are kept in the file.
-_KEPT_SAMPLES = 400
+_KEPT_SAMPLES = 100
 
 
 class Sampler:
