@@ -60,6 +60,18 @@ NETWORKS = {
 }
 
 
+def add_networks(parser, default):
+    """Add the option that says which networks."""
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=list(NETWORKS),
+        default=default,
+        metavar="NAME",
+        help="which",
+    )
+
+
 # --- files that several contenders share ----------------------------------------------------------
 
 
@@ -204,12 +216,16 @@ class Contender:
         Whether it is this package.
     keras_weights : bool
         Whether it computes Keras' network with the weights that the others have.
+    called : str or None
+        Attribute of `Network` that says what a network is called there, or None in it that there is
+        no such network. None for those that know every network.
     """
 
     packages = ()
     batch = 1
     ours = False
     keras_weights = True
+    called = None
 
     def __init__(self, label):
         self.label = label
@@ -221,7 +237,7 @@ class Contender:
 
     def covers(self, network):
         """Whether it knows the network."""
-        return True
+        return self.called is None or getattr(network, self.called) is not None
 
     def prepare(self, network, paths):
         """Make the files that later runs find, in a process that is not measured."""
@@ -404,13 +420,11 @@ class Torch(Threaded):
     # Measured, as is the memory format below: batches of 32 take up to twice as long an image.
     batch = 8
     keras_weights = False
+    called = "timm"
 
     def __init__(self, label, compiled):
         super().__init__(label)
         self._compiled = compiled
-
-    def covers(self, network):
-        return network.timm is not None
 
     def _load(self, network, paths):
         import numpy as np
@@ -451,9 +465,7 @@ class Embetter(Contender):
 
     packages = ("embetter", "torch", "torchvision", "timm")
     keras_weights = False
-
-    def covers(self, network):
-        return network.timm is not None
+    called = "timm"
 
     def set_up(self, network, paths):
         import timm
@@ -476,9 +488,7 @@ class Img2Vec(Contender):
     packages = ("img2vec_pytorch", "torch", "torchvision")
     batch = 32
     keras_weights = False
-
-    def covers(self, network):
-        return network.img2vec is not None
+    called = "img2vec"
 
     def set_up(self, network, paths):
         import torch

@@ -20,7 +20,7 @@ from _common import (
     show,
     summarize,
 )
-from _contenders import CONTENDERS, NETWORKS
+from _contenders import CONTENDERS, add_networks
 from _worker import Worker, choose_contenders, prepare
 
 _CONTENDERS = ["ours", "predict_loop", "onnxruntime", "torch"]
@@ -74,14 +74,7 @@ def plot(networks):
 def main():
     """Measure, print, write."""
     parser = make_parser("cold_start", __doc__, rounds=5)
-    parser.add_argument(
-        "--networks",
-        nargs="+",
-        choices=list(NETWORKS),
-        default=["mobilenet_v2", "vgg16"],
-        metavar="NAME",
-        help="which",
-    )
+    add_networks(parser, ["mobilenet_v2", "vgg16"])
     options = parser.parse_args()
     machine = describe_machine()
     print_machine(machine)

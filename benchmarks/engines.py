@@ -15,7 +15,7 @@ from _common import (
     save,
     show,
 )
-from _contenders import NETWORKS
+from _contenders import add_networks
 from throughput import add_seconds, compare_all
 
 _ENGINES = ["ours", "ours_keras"]
@@ -45,14 +45,7 @@ def _seconds_until_ready(result):
 def main():
     """Compare, print, write."""
     parser = make_parser("engines", __doc__, rounds=3)
-    parser.add_argument(
-        "--networks",
-        nargs="+",
-        choices=list(NETWORKS),
-        default=_FAMILIES,
-        metavar="NAME",
-        help="which",
-    )
+    add_networks(parser, _FAMILIES)
     add_seconds(parser)
     options = parser.parse_args()
     machine = describe_machine()

@@ -27,7 +27,7 @@ from _common import (
     save,
     show,
 )
-from _contenders import NETWORKS
+from _contenders import NETWORKS, add_networks
 from _worker import compare
 from throughput import TEN, add_seconds
 
@@ -117,9 +117,7 @@ def main():
         print(time_product())
         return
     parser = make_parser("limits", __doc__, rounds=3)
-    parser.add_argument(
-        "--networks", nargs="+", choices=list(NETWORKS), default=TEN, metavar="NAME", help="which"
-    )
+    add_networks(parser, TEN)
     add_seconds(parser, 1.0)
     options = parser.parse_args()
     machine = describe_machine()

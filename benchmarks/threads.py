@@ -17,7 +17,7 @@ from _common import (
     save,
     show,
 )
-from _contenders import CONTENDERS, NETWORKS, PARTS
+from _contenders import CONTENDERS, PARTS, add_networks
 from _worker import compare
 from throughput import add_seconds
 
@@ -31,14 +31,7 @@ _PARTS = {
 def main():
     """Measure, print, write."""
     parser = make_parser("threads", __doc__, rounds=3)
-    parser.add_argument(
-        "--networks",
-        nargs="+",
-        choices=list(NETWORKS),
-        default=["mobilenet_v2", "resnet50", "vgg16"],
-        metavar="NAME",
-        help="which",
-    )
+    add_networks(parser, ["mobilenet_v2", "resnet50", "vgg16"])
     add_seconds(parser, 1.0)
     options = parser.parse_args()
     if not hasattr(os, "sched_setaffinity"):

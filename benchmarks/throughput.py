@@ -16,7 +16,7 @@ from _common import (
     save,
     show,
 )
-from _contenders import CONTENDERS, NETWORKS
+from _contenders import CONTENDERS, NETWORKS, add_networks
 from _worker import choose_contenders, compare
 
 TEN = [name for name in NETWORKS if name not in ("mobilenet", "nasnet_mobile")]
@@ -169,9 +169,7 @@ def plot(networks):
 def main():
     """Compare, print, write."""
     parser = make_parser("throughput", __doc__, rounds=3)
-    parser.add_argument(
-        "--networks", nargs="+", choices=list(NETWORKS), default=TEN, metavar="NAME", help="which"
-    )
+    add_networks(parser, TEN)
     parser.add_argument(
         "--contenders",
         nargs="+",

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import socket
+import tempfile
 import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,26 @@ def write_whole(path, content):
             os.unlink(temporary)
         raise
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def replaced_whole(path, suffix):
+    """Yield the name of a file to be written in the place of `path`, which gets all of it or none.
+
+    For those who write a file by its name. A failure to write is told with `path`.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=suffix)
+    os.close(handle)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        os.unlink(temporary)
+        # Of a failure to write, `copyfile` names both files, the one that it reads first; others
+        # name none.
+        if isinstance(error, OSError) and (error.filename is None or error.filename2 is not None):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Fitted pipelines on disk: joblib files, or skops files by their suffix."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_cnnfeat._inspection._source import chosen, find_step
+from sklearn_cnnfeat._parts import replaced_whole
 
 SUFFIXES = (".joblib", ".pkl", ".skops")
 
@@ -33,23 +33,15 @@ def check_saving(path):
 def save_pipeline(pipeline, path):
     """Write a fitted pipeline, all of it or nothing."""
     path = Path(path)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    try:
+    with replaced_whole(path, path.suffix) as unfinished:
         if path.suffix == ".skops":
             _import_skops().dump(pipeline, unfinished)
         else:
             joblib.dump(pipeline, unfinished)
-        # What mkstemp makes is for its owner only.
+        # What is made beside it is for its owner only.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(unfinished, 0o666 & ~mask)
-        os.replace(unfinished, path)
-    except BaseException as error:
-        os.unlink(unfinished)
-        if isinstance(error, OSError) and error.filename is None:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
 
 
 def load_pipeline(path):

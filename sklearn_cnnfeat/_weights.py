@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from numbers import Integral
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from sklearn_cnnfeat._network import _build
 from sklearn_cnnfeat._network._published import MANIFEST, VARIABLE, find_weights, read_manifest
 from sklearn_cnnfeat._network._spec import Source, digest_of_file
 from sklearn_cnnfeat._network._zoo import find_architecture, list_models
-from sklearn_cnnfeat._parts import write_whole
+from sklearn_cnnfeat._parts import replaced_whole, write_whole
 
 __all__ = ["pack_weights"]
 
@@ -134,18 +133,9 @@ def _locate(architecture, include_top, input_size):
 
 def _copy(source, path):
     """Copy a file; one of that name is there whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    os.close(handle)
-    try:
+    with replaced_whole(path, ".part") as temporary:
         shutil.copyfile(source, temporary)
         os.chmod(temporary, 0o644)  # for whoever the folder is carried to
-        os.replace(temporary, path)
-    except BaseException as error:
-        os.unlink(temporary)
-        # Of a failure to write, `copyfile` names both files, the one that it reads first, or none.
-        if isinstance(error, OSError) and (error.filename is None or error.filename2 is not None):
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
 
 
 def _describe(folder, entries):
