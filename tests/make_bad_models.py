@@ -472,15 +472,28 @@ def _pack(file, shape, chunk, data, n_times=1):
 def shared_text(data, n_entries, length):
     """Let all entries of a list of texts lead to the first one, which is as long as this."""
     data = bytearray(data)
-    # Each is a length, an address and the number of the text there.
-    starts = [
-        p
-        for p in _positions(data, struct.pack("<I", length))
-        if data[p + 16 : p + 20] == b"\1\0\0\0"
-    ]
-    (start,) = starts
+    start = _reference(data, length)
     data[start : start + 16 * n_entries] = data[start : start + 16] * n_entries
     return bytes(data)
+
+
+def lying_text(data, length, number):
+    """Say that the text of this length, the first of its list, is 4 GB long and has this number."""
+    data = bytearray(data)
+    start = _reference(data, length)
+    struct.pack_into("<I", data, start, 2**32 - 1)
+    struct.pack_into("<I", data, start + 12, number)
+    return bytes(data)
+
+
+def _reference(data, length):
+    """Return where the first text of a list is referred to: length, address, and the number 1."""
+    (start,) = [
+        p
+        for p in _positions(data, struct.pack("<I", length))
+        if data[p + 12 : p + 16] == b"\1\0\0\0"
+    ]
+    return start
 
 
 def calls_of_calls(depth):
@@ -522,11 +535,16 @@ def texts():
     def array(file):
         file.create_dataset("odd", data=np.array(texts, object), dtype=kind)
 
-    for change in (configuration, layer_names, array):
+    for change in (configuration, layer_names):
         data = shared_text(legacy(network(), change), n_entries, length)
         name = f"texts_{change.__name__}.h5"
-        reason = "many of them the same" if change is not array else "'/odd' in it claims"
-        yield BadModel(name, "CVE-2026-12570", data, reason)
+        yield BadModel(name, "CVE-2026-12570", data, "many of them the same")
+    data = legacy(network(), array)
+    yield BadModel("texts_array.h5", "CVE-2026-12570", data, "'/odd' are texts")
+    data = legacy(network(), configuration)
+    for number in (1, 7):
+        lying = lying_text(data, length, number)
+        yield BadModel(f"long_text_{number}.h5", "CVE-2026-12570", lying, "longer than the file")
     for name, lists, reason in [
         ("nested_lists.keras", lists_of_texts(22, 1000), "lie inside each other"),
         ("many_texts.keras", lists_of_texts(1, 60_000) * 4, "more than 200,000 texts"),
