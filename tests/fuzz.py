@@ -64,8 +64,8 @@ def mutate(data, chance, others):
 class Models:
     """Model files: damaged anywhere, and changed inside with everything around them in order."""
 
-    # MB. The HDF5 library believes the length of a text, up to 4 GB, before it looks for the text.
-    most_memory = 5000
+    # MB; the process alone takes a hundred and fifty.
+    most_memory = 500
 
     def __init__(self):
         from make_bad_models import archive, bad_models, good_models

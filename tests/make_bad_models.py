@@ -544,7 +544,7 @@ def texts():
     data = legacy(network(), configuration)
     for number in (1, 7):
         lying = lying_text(data, length, number)
-        yield BadModel(f"long_text_{number}.h5", "CVE-2026-12570", lying, "longer than the file")
+        yield BadModel(f"long_text_{number}.h5", "CVE-2026-12570", lying, "not where or as long as")
     for name, lists, reason in [
         ("nested_lists.keras", lists_of_texts(22, 1000), "lie inside each other"),
         ("many_texts.keras", lists_of_texts(1, 60_000) * 4, "more than 200,000 texts"),

@@ -450,7 +450,7 @@ def test_the_fuzzer_finds_what_it_is_to_find(monkeypatch, tmp_path):
         "    if n == 8: time.sleep(60)\n"
         "    return 'fine'\n"
         "class Target:\n"
-        "    most_memory = 5000\n"
+        "    most_memory = 500\n"
         "    def make(self, chance): return str(self.next()), b''\n"
         "    def next(self): return int(open(fuzz_place).read())\n"
         "    check = check\n"

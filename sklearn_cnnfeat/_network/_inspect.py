@@ -352,7 +352,10 @@ def _inspect_hdf5(file, size):
     import h5py
 
     budget = _FREE_BYTES + _LARGEST_RATIO * size
-    budget -= _check_texts(file, size, budget)
+    n_bytes, n_texts = _count_texts(file, size)
+    if n_bytes > budget:
+        raise _Refused(f"its texts, many of them the same one, are {n_bytes:,} bytes long")
+    budget -= n_bytes
     with h5py.File(file, "r") as root:
         if root.id.get_create_plist().get_sizes() != (8, 8):
             # What `_check_heaps` goes by; others have not been written for decades.
@@ -365,7 +368,9 @@ def _inspect_hdf5(file, size):
             n_objects += 1
             if n_objects > _MOST_OBJECTS:
                 raise _Refused(f"it holds more than {_MOST_OBJECTS:,} groups and arrays")
-            budget -= _check_attributes(item, budget)
+            n_bytes, n_references = _check_attributes(item, budget)
+            budget -= n_bytes
+            n_texts -= n_references
             if isinstance(item, h5py.Dataset):
                 budget -= _check_dataset(item, budget, size)
             elif not isinstance(item, h5py.Group):
@@ -383,6 +388,9 @@ def _inspect_hdf5(file, size):
                             f"its weights hold a link, {link}, which can lead to other files"
                         )
                     pending.append(item[name])
+        if n_texts < 0:
+            # The library takes up to 4 GB for a text that is not there before it misses it.
+            raise ValueError("a text of the HDF5 file is not where or as long as it should be.")
         config = root.attrs.get("model_config")
     return config.encode() if isinstance(config, str) else config
 
@@ -442,25 +450,23 @@ def _check_heap(file, start, size, most):
     return length, lengths
 
 
-def _check_texts(file, size, budget):
-    """Return the length of all texts together, each as often as something leads to it.
+def _count_texts(file, size):
+    """Return the length of all texts of an HDF5 file and their number.
 
-    What leads to a text has its length, the address of its list and its number there. The library
-    takes as much memory as that length says before it looks at the text, and any number of them can
-    lead to the same long text.
+    A text counts as often as something leads to it: any number of them can lead to the same one.
     """
     import numpy as np
 
     heaps = _check_heaps(file, size)
     if not heaps:
-        return 0
+        return 0, 0
     addresses = np.array(list(heaps), np.uint64)
-    total = n_found = 0
+    n_bytes = n_texts = n_found = 0
     before = b""
     while block := file.read(1 << 20):
-        start = file.tell() - len(block) - len(before)
         block = before + block
         for shift in range(4, 12):
+            # What leads to a text: its length, the address of the list and the number in it.
             view = np.frombuffer(block, "<u8", max(len(block) - 4 - shift, 0) // 8, shift)
             found = np.flatnonzero(view < size)
             found = found[np.isin(view[found], addresses)]
@@ -469,16 +475,12 @@ def _check_texts(file, size, budget):
                 raise _Refused(f"it names its lists of texts more than {_MOST_OBJECTS:,} times")
             for at in (8 * found + shift - 4).tolist():
                 length, address, index = struct.unpack_from("<IQI", block, at)
-                # Elsewhere other facts can look like this.
-                is_aligned = (start + at) % 8 == 0
-                if is_aligned and length > size:
-                    raise ValueError("a text in the HDF5 file is said to be longer than the file.")
-                total += length if heaps[address].get(index) == length else 0
+                if heaps[address].get(index) == length:
+                    n_bytes += length
+                    n_texts += 1
         before = block[-15:]
     file.seek(0)
-    if total > budget:
-        raise _Refused(f"its texts, many of them the same one, are {total:,} bytes long")
-    return total
+    return n_bytes, n_texts
 
 
 def _check_dataset(dataset, budget, size):
@@ -493,7 +495,7 @@ def _check_dataset(dataset, budget, size):
     kind = dataset.id.get_type()
     _check_type(kind, name)
     if _is_reference(kind):
-        # Those of an array can be packed, where `_check_texts` does not see them.
+        # Those of an array can be packed, where `_count_texts` does not see them.
         raise _Refused(f"its weights {name!r} are texts, which no layer of Keras has")
     n_bytes = kind.get_size() * math.prod(dataset.shape or (0,))
     _check_size(n_bytes, budget, name)
@@ -532,19 +534,20 @@ def _check_chunks(dataset, created, size):
 
 
 def _check_attributes(item, budget):
-    """Return the size of all attributes of an object, without the texts that they lead to."""
+    """Return the size of all attributes of an object, and the number of texts that they lead to."""
     import h5py
 
-    total = 0
+    total = n_references = 0
     for i in range(h5py.h5a.get_num_attrs(item.id)):
         attribute = h5py.h5a.open(item.id, index=i)
         name = f"{item.name[:200]} ({attribute.name.decode(errors='replace')[:200]})"
         kind = attribute.get_type()
         _check_type(kind, name)
-        n_bytes = math.prod(attribute.shape) * kind.get_size()
-        _check_size(n_bytes, budget - total, name)
-        total += n_bytes
-    return total
+        n_entries = math.prod(attribute.shape)
+        _check_size(n_entries * kind.get_size(), budget - total, name)
+        total += n_entries * kind.get_size()
+        n_references += n_entries if _is_reference(kind) else 0
+    return total, n_references
 
 
 def _is_reference(kind):
