@@ -113,7 +113,8 @@ class Worker:
 
     def _reason(self):
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line]
-        return f"{lines[-1] if lines else 'it ended without a word'} (see {self._log})"
+        print(f"{self.contender} failed; what it printed is in {self._log}", file=sys.stderr)
+        return lines[-1] if lines else "it ended without a word"
 
 
 def environment(home):

@@ -1,11 +1,11 @@
 """`GridSearchCV(n_jobs=2)` against `n_jobs=1`: do two processes get in each other's way?
 
-A search over layers and C with MobileNet (random weights), once without a cache and twice into an
-empty one: with the photographs, and with four crops of each. Serial searches use all cores for each
-image anyway, so that processes have nothing to gain but the classifiers; they must not lose. Every
-run is a process of its own that searches twice: the first time joblib starts its workers, which
-takes more than a second of importing scikit-learn, the second time they are there, as in a
-notebook. Serial and parallel runs take turns.
+A search over layers and C with MobileNet (random weights), without a cache and into an empty one:
+with the photographs, and with several crops of each. Serial searches use all cores for each image
+anyway, so that processes have nothing to gain but the classifiers; they must not lose. Every run is
+a process of its own that searches twice: the first time joblib starts its workers, which import
+scikit-learn, the second time they are there, as in a notebook. What that takes is told by the same
+search over a table, with scikit-learn alone. Serial and parallel runs take turns.
 """
 
 import json
@@ -31,17 +31,32 @@ from _common import (
 )
 
 LAYERS = ["conv_pw_6_relu", "conv_pw_12_relu", "conv_dw_13_relu"]
-CS = {"no cache": [1, 10], "cache": [0.1, 1, 10, 100], "cache, more images": [0.1, 1, 10, 100]}
+CS = {"no cache": [1, 10], "cache": [0.1, 1, 10, 100], "scikit-learn alone": [0.1, 1, 10, 100]}
+# What is searched, and the crops of each photograph.
+SEARCHES = [
+    ("no cache", 1),
+    ("no cache", 4),
+    ("cache", 1),
+    ("cache", 16),
+    ("scikit-learn alone", 1),
+]
 N_FOLDS = 5
-N_CROPS = 4
 
 
 def make_search(kind, n_jobs, folder):
     """Return the search."""
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
+    if kind == "scikit-learn alone":
+        return GridSearchCV(
+            Pipeline([("scaler", StandardScaler()), ("svm", SVC())]),
+            {"scaler__with_mean": [True, False], "svm__C": CS[kind]},
+            cv=N_FOLDS,
+            n_jobs=n_jobs,
+        )
     from sklearn_cnnfeat import CNNFeatureTransformer
 
     cache = None if kind == "no cache" else tempfile.mkdtemp(dir=folder)
@@ -57,30 +72,35 @@ def make_search(kind, n_jobs, folder):
     )
 
 
-def make_crops(paths, folder):
-    """Write some crops of each photograph, all different; return their paths."""
+def make_crops(paths, n_crops, folder):
+    """Write so many crops of each photograph, all different; return their paths."""
     from PIL import Image
 
     crops = []
     for i, path in enumerate(paths):
         image = Image.open(path).convert("RGB")
-        width, height = image.width - N_CROPS, image.height - N_CROPS
-        for k in range(N_CROPS):
+        width, height = image.width - n_crops, image.height - n_crops
+        for k in range(n_crops):
             crops.append(str(Path(folder) / f"{i:04d}-{k}.jpg"))
             image.crop((k, k, k + width, k + height)).save(crops[-1], quality=90)
     return crops
 
 
-def child(kind, n_jobs, paths):
+def child(kind, n_crops, n_jobs, paths):
     """Search twice; print seconds and scores."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
-        if kind == "cache, more images":
-            paths = make_crops(paths, folder)
+        if kind == "scikit-learn alone":
+            import numpy as np
+
+            # As many rows and columns as the features of a layer have.
+            X = np.random.default_rng(0).normal(size=(len(paths), 1024))
+        else:
+            X = paths if n_crops == 1 else make_crops(paths, n_crops, folder)
         for _ in range(2):
             search = make_search(kind, n_jobs, folder)
             start = time.perf_counter()
-            search.fit(paths, [i % 2 for i in range(len(paths))])
+            search.fit(X, [i % 2 for i in range(len(X))])
             runs.append(
                 {
                     "seconds": time.perf_counter() - start,
@@ -90,9 +110,9 @@ def child(kind, n_jobs, paths):
     print(json.dumps(runs))
 
 
-def run(kind, n_jobs, options):
+def run(kind, n_crops, n_jobs, options):
     """Run `child` in a process of its own."""
-    command = [sys.executable, __file__, "--job", json.dumps([kind, n_jobs])]
+    command = [sys.executable, __file__, "--job", json.dumps([kind, n_crops, n_jobs])]
     if options.photos:
         command += ["--photos", options.photos]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -101,22 +121,24 @@ def run(kind, n_jobs, options):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(options):
-    """Return, for each kind of search, the seconds of serial and parallel ones."""
+def measure(n_photos, options):
+    """Return, for each search, the seconds of serial and parallel ones."""
     results = {}
-    for kind in CS:
+    for kind, n_crops in SEARCHES:
         seconds = {(n_jobs, turn): [] for n_jobs in (1, 2) for turn in (0, 1)}
         scores = set()
         for _ in range(options.rounds):
             for n_jobs in (1, 2):
-                for turn, one in enumerate(run(kind, n_jobs, options)):
+                for turn, one in enumerate(run(kind, n_crops, n_jobs, options)):
                     seconds[n_jobs, turn].append(one["seconds"])
                     scores.add(tuple(one["scores"]))
         if len(scores) != 1:
             raise SystemExit(f"{kind}: serial and parallel searches have other scores.")
         for turn, when in enumerate(("first search", "next search")):
             serial, parallel = seconds[1, turn], seconds[2, turn]
-            results[f"{kind}, {when}"] = {
+            n_images = n_photos * n_crops
+            what = "rows" if kind == "scikit-learn alone" else "images"
+            results[f"{kind}, {n_images:,} {what}, {when}"] = {
                 "serial_seconds": summarize(serial),
                 "parallel_seconds": summarize(parallel),
                 "parallel_over_serial": summarize(
@@ -135,15 +157,14 @@ def main():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     paths = find_photos(options.photos)
     if options.job:
-        kind, n_jobs = json.loads(options.job)
-        child(kind, n_jobs, paths)
+        child(*json.loads(options.job), paths)
         return
     machine = describe_machine()
     print_machine(machine)
     with tempfile.TemporaryDirectory() as folder:
         # Compiles the networks.
         make_search("cache", 1, folder).fit(paths[:10], [0, 1] * 5)
-    results = measure(options)
+    results = measure(len(paths), options)
     print_table(
         ["search", "n_jobs=1, s", "n_jobs=2, s", "ratio", "from - to"],
         [
@@ -158,7 +179,7 @@ def main():
             for name, entry in results["searches"].items()
         ],
     )
-    figure, (panel,) = make_axes(1, 7, 3)
+    figure, (panel,) = make_axes(1, 7, 5.5)
     labels, values, spread = [], [], []
     for name, entry in results["searches"].items():
         for n_jobs, key in ((1, "serial_seconds"), (2, "parallel_seconds")):
