@@ -1,16 +1,10 @@
-"""How fast the feature cache writes and reads rows, and in how much memory.
+"""How fast does the feature cache write and read rows, and in how much memory?
 
-Run as ``python benchmarks/cache_rows.py [--folder DIR] [--json FILE]``. Every measurement is a
-process of its own, so that its peak memory (RSS) is its own too; ``over output`` is that peak less
-the interpreter with NumPy and less the array of rows.
+Every measurement is a process of its own, so that its peak memory (RSS) is its own too; "over
+output" is that peak less the interpreter with NumPy and less the array of rows.
 """
 
-import argparse
 import json
-import os
-import platform
-import resource
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,33 +12,41 @@ import time
 from pathlib import Path
 
 import numpy as np
+from _common import (
+    describe_machine,
+    make_axes,
+    make_parser,
+    peak_rss_mb,
+    plot_bars,
+    print_machine,
+    print_table,
+    save,
+    show,
+    summarize,
+)
 
 from sklearn_cnnfeat._cache import FeatureCache
 
-SIZES = {1024: 20_000, 25_088: 2_000}  # width: rows
-WRITES, READS = (256, 32), (32, 2_000)  # rows a call
+N_ROWS = {1024: 20_000, 25_088: 2_000}  # columns: rows
+# Rows a call.
+CALLS = [("write", 256), ("write", 32), ("read", 32), ("read", 2_000)]
 
 
-def rss():
-    """Peak memory of this process in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def measure(action, batch, width, folder):
-    """Write or read all rows of one width; return a record of rates and memory."""
-    count = SIZES[width]
-    digests = [i.to_bytes(32, "big") for i in range(count)]
-    order = np.random.default_rng(0).permutation(count)
+def child(action, batch, n_columns, folder):
+    """Write or read all rows of one width; print rates and memory."""
+    n_rows = N_ROWS[n_columns]
+    digests = [i.to_bytes(32, "big") for i in range(n_rows)]
+    order = np.random.default_rng(0).permutation(n_rows)
     if action == "write":
-        block = np.random.default_rng(1).random((batch, width), dtype=np.float32)
+        block = np.random.default_rng(1).random((batch, n_columns), dtype=np.float32)
     else:
-        block = np.zeros((count, width), dtype=np.float32)
-    before = rss()
-    written = batch if action == "write" else WRITES[-1]
-    with FeatureCache(Path(folder) / f"{width}-{written}") as cache:
+        block = np.zeros((n_rows, n_columns), dtype=np.float32)
+    before = peak_rss_mb()
+    # What is read is what came last in `CALLS`.
+    written = batch if action == "write" else 32
+    with FeatureCache(Path(folder) / f"{n_columns}-{written}") as cache:
         start = time.perf_counter()
-        for first in range(0, count, batch):
+        for first in range(0, n_rows, batch):
             if action == "write":
                 part = digests[first : first + batch]
                 cache.put_many("benchmark", part, block[: len(part)])
@@ -55,54 +57,82 @@ def measure(action, batch, width, folder):
                     raise SystemExit("rows are missing: the figures would mean nothing")
         seconds = time.perf_counter() - start
         file_bytes = cache.info().file_bytes
-    return {
-        "width": width,
-        "action": action,
-        "batch": batch,
-        "rows": count,
-        "rows_per_second": round(count / seconds),
-        "mb_per_second": round(count * width * 4 / seconds / 1e6),
-        "peak_rss_mb": round(rss()),
-        "over_output_mb": round(rss() - before - block.nbytes / 1e6 * (action == "read")),
-        "bytes_on_disk_per_byte": round(file_bytes / (count * width * 4), 3),
+    n_bytes = 4 * n_rows * n_columns
+    record = {
+        "rows": n_rows,
+        "rows_per_second": n_rows / seconds,
+        "mb_per_second": n_bytes / seconds / 1e6,
+        "peak_rss_mb": peak_rss_mb(),
+        "over_output_mb": peak_rss_mb() - before - block.nbytes / 1e6 * (action == "read"),
+        "bytes_on_disk_per_byte": file_bytes / n_bytes,
     }
+    print(json.dumps(record))
+
+
+def measure(n_rounds):
+    """Return, for each width and kind of call, rows a second and memory."""
+    results = {}
+    for n_columns in N_ROWS:
+        rounds = {call: [] for call in CALLS}
+        for _ in range(n_rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                for action, batch in CALLS:
+                    job = json.dumps([action, batch, n_columns, folder])
+                    done = subprocess.run(
+                        [sys.executable, __file__, "--job", job],
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                    )
+                    rounds[action, batch].append(json.loads(done.stdout))
+        results[f"{n_columns:,} columns"] = {
+            f"{action}, {batch:,} rows a call": {
+                key: records[0][key]
+                if key == "rows"
+                else summarize([record[key] for record in records])
+                for key in records[0]
+            }
+            for (action, batch), records in rounds.items()
+        }
+    return results
 
 
 def main():
-    """Run every measurement in a child and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", help="where the cache is made (a temporary folder)")
-    parser.add_argument("--json", default="cache_rows.json", help="where the figures go")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    """Measure, print, write."""
+    parser = make_parser("cache_rows", __doc__, rounds=3)
+    parser.add_argument("--job", help="for processes of its own")
     options = parser.parse_args()
-    if options.one:
-        action, batch, width = options.one
-        print(json.dumps(measure(action, int(batch), int(width), options.folder)))
+    if options.job:
+        child(*json.loads(options.job))
         return
-    records = []
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        print(" width  action  rows/call   rows/s   MB/s  peak RSS  over output  disk/payload")
-        for width in SIZES:
-            for action, batch in [*(("write", n) for n in WRITES), *(("read", n) for n in READS)]:
-                one = ["--folder", folder, "--one", action, str(batch), str(width)]
-                child = subprocess.run(
-                    [sys.executable, __file__, *one], check=True, capture_output=True, text=True
-                )
-                record = json.loads(child.stdout)
-                records.append(record)
-                print(
-                    "{width:6d}  {action:6s}  {batch:9d}  {rows_per_second:7,d}  "
-                    "{mb_per_second:5d}  {peak_rss_mb:5d} MB  {over_output_mb:8d} MB  "
-                    "{bytes_on_disk_per_byte:12.3f}".format(**record),
-                    flush=True,
-                )
-    machine = {
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-    }
-    Path(options.json).write_text(json.dumps({"machine": machine, "rows": records}, indent=1))
+    machine = describe_machine()
+    print_machine(machine)
+    results = measure(options.rounds)
+    header = ["columns", "call", "rows/s", "MB/s", "peak MB", "over output", "disk/payload"]
+    keys = ["rows_per_second", "mb_per_second", "peak_rss_mb", "over_output_mb"]
+    rows = [
+        [
+            columns,
+            call,
+            *(show(record[key]["median"]) for key in keys),
+            show(record["bytes_on_disk_per_byte"]["median"], 4),
+        ]
+        for columns, calls in results.items()
+        for call, record in calls.items()
+    ]
+    print_table(header, rows)
+    figure, axes = make_axes(len(results), 10, 2.4)
+    for panel, (columns, calls) in zip(axes, results.items(), strict=True):
+        rates = [record["rows_per_second"] for record in calls.values()]
+        plot_bars(
+            panel,
+            list(calls),
+            [rate["median"] for rate in rates],
+            [(rate["low"], rate["high"]) for rate in rates],
+            columns,
+            "rows/s",
+        )
+    save(options, machine, results, figure)
 
 
 if __name__ == "__main__":

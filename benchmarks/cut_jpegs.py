@@ -1,34 +1,46 @@
-"""JPEG files that were cut off and closed with an end marker: how many are noticed, at what cost.
+"""JPEG files that were cut off and closed with an end marker: how many are noticed, at what cost?
 
-``python benchmarks/cut_jpegs.py --photos FOLDER``. Each photograph is written in many ways
-(progressive, with restart markers, gray, CMYK, with trailing bytes, ...). All of these must be
-read as Pillow reads them. Then each is cut at several places and closed; what Pillow reads as if it
-were whole should be refused. Prints a table: of the cut files whose pixels differ from the whole
-picture's, how many are refused, and how much of the picture is wrong in the others.
+Each photograph is written in many ways (progressive, with restart markers, gray, CMYK, with
+trailing bytes, ...). All of these must be read as Pillow reads them. Then each is cut at several
+places and closed; what Pillow reads as if it were whole should be refused. Of the cut files whose
+pixels differ from the whole picture's: how many are refused, and how much of the picture is wrong
+in the others.
 """
 
-import argparse
 import io
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from _common import (
+    describe_machine,
+    find_photos,
+    make_axes,
+    make_parser,
+    print_machine,
+    print_table,
+    save,
+    show,
+    summarize,
+)
 from PIL import Image, JpegImagePlugin
 
 from sklearn_cnnfeat._images import ImageError, ImageSpec, _expose_cuts, as_images
 
 SPEC = ImageSpec(None, None, 3)
 IMAGES = as_images([b"x"])
-# Bytes that are cut off, or parts of the data.
+# What is cut off: bytes, or a part of the data.
 CUTS = (2, 10, 30, 60, 200, 0.02, 0.1, 0.3, 0.6, 0.9)
 
 
 def decode(data):
+    """Return the pixels as the package reads them."""
     return IMAGES.decode(data, SPEC, "file")
 
 
 def by_pillow(data):
+    """Return the pixels as Pillow reads them."""
     image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
     return np.asarray(image.convert("RGB"))
 
@@ -60,21 +72,37 @@ def ways(data):
     yield "progressive, CMYK", encode(image.convert("CMYK"), progressive=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, required=True)
-    photos = sorted(parser.parse_args().photos.rglob("*.jpg"))
+def closed_cuts(name, data, expected):
+    """Yield (kind, cut, file, wrong part of its pixels) where Pillow notices nothing by itself."""
+    first, last = data.index(b"\xff\xda"), data.rindex(b"\xff\xda")
+    for cut in CUTS:
+        length = len(data) - 2
+        length -= cut if isinstance(cut, int) else int(cut * (length - first - 20))
+        closed = data[:length].removesuffix(b"\xff") + b"\xff\xd9"
+        try:
+            wrong = (by_pillow(closed) != expected).any(axis=2).mean()
+        except (OSError, SyntaxError):
+            continue
+        kind = "one scan"
+        if name.startswith("progressive"):
+            kind = "cut in the last scan" if length > last else "cut before the last scan"
+        yield kind, cut, closed, wrong
+
+
+def measure(paths, n_rounds):
+    """Return what became of whole files and of cut ones, and the microseconds a file."""
     n_whole = n_alarms = 0
     looking, decoding = [], []
-    noticed = defaultdict(list)
-    for path in photos:
-        for name, data in ways(path.read_bytes()):
-            start = time.perf_counter()
-            _expose_cuts(data)
-            middle = time.perf_counter()
-            expected = by_pillow(data)
-            looking.append(middle - start)
-            decoding.append(time.perf_counter() - middle)
+    wrongs, missed = defaultdict(list), defaultdict(list)
+    for path in paths:
+        for name, data in ways(Path(path).read_bytes()):
+            for _ in range(n_rounds):
+                start = time.perf_counter()
+                _expose_cuts(data)
+                middle = time.perf_counter()
+                expected = by_pillow(data)
+                looking.append(middle - start)
+                decoding.append(time.perf_counter() - middle)
             n_whole += 1
             try:
                 n_alarms += not np.array_equal(decode(data), expected)
@@ -82,39 +110,80 @@ def main():
                 n_alarms += 1
             if name in ("as it is", "thumbnail in EXIF", "trailing bytes", "MPO"):
                 continue
-            kind = "several scans" if name.startswith("progressive") else "one scan"
-            first = data.index(b"\xff\xda")
-            last = data.rindex(b"\xff\xda")
-            for cut in CUTS:
-                length = len(data) - 2
-                length -= cut if isinstance(cut, int) else int(cut * (length - first - 20))
-                closed = data[:length].removesuffix(b"\xff") + b"\xff\xd9"
+            for kind, cut, closed, wrong in closed_cuts(name, data, expected):
+                if not wrong:
+                    continue
+                wrongs[kind, cut].append(wrong)
                 try:
-                    wrong = (by_pillow(closed) != expected).any(axis=2).mean()
-                except (OSError, SyntaxError):
-                    continue  # Pillow notices it by itself
-                if wrong:
-                    where = kind
-                    if kind == "several scans":
-                        where += ", cut in the last" if length > last else ", cut before the last"
-                    try:
-                        decode(closed)
-                        noticed[where, cut].append(wrong)
-                    except ImageError:
-                        noticed[where, cut].append(None)
-    print(f"{n_whole} whole files of {len(photos)} photographs: {n_alarms} false alarms")
-    print(
-        f"{np.mean(looking) * 1e6:.0f} microseconds a file to look, "
-        f"{np.mean(decoding) * 1e6:.0f} to decode"
-    )
-    print("| file | cut off | cut files | refused | largest part of the pixels wrong unnoticed |")
-    print("| --- | --- | --- | --- | --- |")
-    for (where, cut), found in sorted(noticed.items(), key=lambda item: (item[0][0], item[0][1])):
-        missed = [wrong for wrong in found if wrong is not None]
+                    decode(closed)
+                except ImageError:
+                    continue
+                missed[kind, cut].append(wrong)
+    cuts = defaultdict(dict)
+    for kind, cut in sorted(wrongs):
         share = f"{cut:.0%} of the data" if isinstance(cut, float) else f"{cut} bytes"
-        worst = f"{max(missed):.2%}" if missed else "-"
-        refused = len(found) - len(missed)
-        print(f"| {where} | {share} | {len(found)} | {refused} | {worst} |")
+        n_files, n_missed = len(wrongs[kind, cut]), len(missed[kind, cut])
+        cuts[kind][share] = {
+            "cut_files": n_files,
+            "refused": n_files - n_missed,
+            "largest_wrong_part_unnoticed": max(missed[kind, cut], default=None),
+        }
+    return {
+        "whole files": {
+            "photographs": len(paths),
+            "files": n_whole,
+            "false_alarms": n_alarms,
+            "microseconds_to_look": summarize([1e6 * seconds for seconds in looking]),
+            "microseconds_to_decode": summarize([1e6 * seconds for seconds in decoding]),
+        },
+        **cuts,
+    }
+
+
+def main():
+    """Measure, print, write."""
+    options = make_parser("cut_jpegs", __doc__, rounds=1).parse_args()
+    machine = describe_machine()
+    print_machine(machine)
+    results = measure(find_photos(options.photos), options.rounds)
+    whole = results["whole files"]
+    print(
+        f"{whole['files']} whole files of {whole['photographs']} photographs: "
+        f"{whole['false_alarms']} false alarms; {show(whole['microseconds_to_look']['median'])} "
+        f"microseconds a file to look, {show(whole['microseconds_to_decode']['median'])} to decode"
+    )
+    kinds = {kind: cuts for kind, cuts in results.items() if kind != "whole files"}
+    header = ["file", "cut off", "cut files", "refused", "wrong unnoticed"]
+    rows = [
+        [
+            kind,
+            share,
+            str(found["cut_files"]),
+            str(found["refused"]),
+            "-"
+            if found["largest_wrong_part_unnoticed"] is None
+            else f"{found['largest_wrong_part_unnoticed']:.2%}",
+        ]
+        for kind, cuts in kinds.items()
+        for share, found in cuts.items()
+    ]
+    print_table(header, rows)
+    save(options, machine, results, plot(kinds))
+
+
+def plot(kinds):
+    """Draw the share of the cut files that is refused, cut by cut."""
+    figure, axes = make_axes(len(kinds), 3.6 * len(kinds), 3.4)
+    for panel, (kind, cuts) in zip(axes, kinds.items(), strict=True):
+        shares = [100 * found["refused"] / found["cut_files"] for found in cuts.values()]
+        panel.barh(range(len(cuts)), shares, color="tab:blue", height=0.7)
+        panel.set_yticks(range(len(cuts)), list(cuts))
+        panel.invert_yaxis()
+        panel.set_xlim(0, 100)
+        panel.set_title(kind)
+        panel.set_xlabel("% of the files refused")
+    axes[0].set_ylabel("cut off")
+    return figure
 
 
 if __name__ == "__main__":
