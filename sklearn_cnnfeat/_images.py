@@ -15,6 +15,7 @@ import stat
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 # Part of every fingerprint: raise it with any change to the code below that changes a pixel.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 
 DECODES = ("exact", "fast")
 RESIZES = ("stretch", "crop", "pad")
@@ -441,9 +442,69 @@ def _open(data, spec):
         on_side = _turn(image) in _ON_SIDE
         needed = _scaled_size((height, width) if on_side else (width, height), spec)
         image.draft(None, needed[::-1] if on_side else needed)
+    if format == "tiff":
+        _check_strips(image)
     image.load()
+    if format == "png":
+        _check_rows(data, image)
+    if format == "tiff" and image.mode.startswith("I;16") and image.tag_v2.get(_WHITE_IS) == 0:
+        # Pillow inverts only those of 8 bits and fewer.
+        image = Image.fromarray(65535 - np.asarray(image))
     return image
 
+
+# The tag of TIFF files that is 0 where 0 is white.
+_WHITE_IS = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
+
+
+def _check_strips(image):
+    """Raise where the strips or tiles of a TIFF file do not cover it: the rest would be black."""
+    width, height = image.size
+    covered = sum((right - left) * (low - top) for _, (left, top, right, low), *_ in image.tile)
+    # Channels may lie one behind the other, each in strips of its own.
+    if covered % (width * height):
+        raise ValueError("image file is truncated: its strips do not cover the picture")
+
+
+# Where the passes of an interlaced PNG file begin, and their steps: x, y, across, down.
+_PASSES = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+# Channels of each type of PNG file.
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+
+def _check_rows(data, image):
+    """Raise where a PNG file holds fewer rows than its header promises.
+
+    Pillow is content with compressed data that end too soon, as long as they end properly.
+    """
+    width, height = image.size
+    interlaced = data[28]
+    if not interlaced and np.asarray(image.crop((0, height - 1, width, height))).any():
+        return  # a row that is missing is black
+    bits = data[24] * _CHANNELS[data[25]]
+    missing = 0
+    for left, top, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
+        n_pixels, n_rows = -(-(width - left) // across), -(-(height - top) // down)
+        if n_pixels > 0:
+            missing += max(0, n_rows) * (1 + (n_pixels * bits + 7) // 8)
+    unpacked = zlib.decompressobj()
+    place = 8
+    while missing > 0 and place < len(data):
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        packed = data[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        while packed and missing > 0:
+            missing -= len(unpacked.decompress(packed, _MOST_UNPACKED))
+            packed = unpacked.unconsumed_tail
+        place += length + 12
+    if missing > 0:
+        raise ValueError("image file is truncated: rows are missing")
+
+
+# Bytes unpacked at once, to be counted.
+_MOST_UNPACKED = 2**20
 
 # In place of the marker at the end of a JPEG file: 64 bits of what no Huffman code begins with.
 _NO_END = b"\xff\x00" * 8
@@ -481,7 +542,10 @@ def _expose_cuts(data):
             elif marker == 0xDA:
                 if kind in (0xC0, 0xC1) and segment[0] == n_components:
                     end = data.find(b"\xff\xd9", place)
-                    return data if end < 0 else data[:end] + _NO_END
+                    if end < 0:
+                        # What stands behind it, zeros perhaps, could pass for data.
+                        raise ValueError("image file is truncated: its end is not marked")
+                    return data[:end] + _NO_END
                 last_bit = segment[-1] & 15
                 coefficients = range(segment[-3], segment[-2] + 1)
                 for i in range(segment[0]):

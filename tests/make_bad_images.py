@@ -83,6 +83,7 @@ def bad_images(seed=0):
     yield from closed(good)
     yield from flipped(good, random.Random(seed))
     yield from lying()
+    yield from lacking_rows(good)
     yield from mistaken(good)
     yield from odd_exif()
     yield from tiny()
@@ -163,6 +164,60 @@ def lying():
     yield BadImage("bomb_text.png", insert_chunk(image, b"zTXt", b"k\0\0" + packed), "any")
     yield BadImage("bomb_profile.png", insert_chunk(image, b"iCCP", b"k\0\0" + packed), "any")
     yield BadImage("bomb_itxt.png", insert_chunk(image, b"iTXt", b"k\0\1\0\0\0" + packed), "any")
+
+
+def lacking_rows(good, n_rows=36):
+    """Files in which nothing is damaged, but the last rows are not there, or only as zeros."""
+    for interlaced in (False, True):
+        # The last pass holds every other row.
+        pixels = np.asarray(picture(48, n_rows + interlaced))
+        whole = png_file(pixels, interlaced)
+        for n_missing in (0, 1, n_rows // 3, n_rows):
+            name = f"lacks_{n_missing}_interlaced_{interlaced}.png"
+            short = png_file(pixels, interlaced, n_missing)
+            yield BadImage(name, short, "error" if n_missing else "image", whole)
+    black = png_file(np.zeros((36, 48, 3), np.uint8))
+    yield BadImage("black.png", black, "image", black)
+    # With tables of its own, zeros are codes like others.
+    jpeg = encode(picture(), "JPEG", optimize=True)
+    for part in (0.5, 0.7, 0.9):
+        start = jpeg[: int(part * len(jpeg))]
+        yield BadImage(f"zeros_from_{part}.jpg", start + bytes(5000), "error")
+    for strips in (1, 3, 9):
+        tiff = bytearray(encode(picture(), "TIFF", tiffinfo={278: n_rows // strips}))
+        tag = _find_tag(tiff, 257)
+        tiff[tag + 8 : tag + 12] = struct.pack("<I", n_rows + 20)
+        yield BadImage(f"lacks_strips_{strips}.tif", bytes(tiff), "error")
+
+
+def _find_tag(tiff, tag):
+    start = int.from_bytes(tiff[4:8], "little") + 2
+    return next(
+        place
+        for place in range(start, len(tiff), 12)
+        if int.from_bytes(tiff[place : place + 2], "little") == tag
+    )
+
+
+def png_file(pixels, interlaced=False, n_missing=0):
+    """Return a PNG file of RGB pixels, less as many of the rows that come last in it."""
+    height, width, _ = pixels.shape
+    passes = [(0, 0, 1, 1)]
+    if interlaced:
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)]
+        passes += [(0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    rows = [
+        b"\0" + row.tobytes()
+        for left, top, across, down in passes
+        for row in pixels[top::down, left::across]
+        if row.size
+    ]
+    data = zlib.compress(b"".join(rows[: len(rows) - n_missing]))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    # In many chunks, as most programs write it.
+    pieces = [chunk(b"IDAT", data[place : place + 100]) for place in range(0, len(data), 100)]
+    return start + b"".join(pieces) + chunk(b"IEND", b"")
 
 
 def small_headers(width, height):

@@ -274,6 +274,16 @@ def test_16_bits_are_scaled_not_clipped(byteorder, tmp_path):
         assert_array_equal(decode_one(image), np.repeat(expected[:, :, None], 3, axis=2))
 
 
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_16_bits_whose_zero_is_white(byteorder, tmp_path):
+    gray = np.asarray(picture().convert("L")).astype(f"{byteorder}u2") * 257
+    for compression in ("raw", "tiff_lzw"):
+        Image.fromarray(65535 - gray.astype(f"{byteorder}u2")).save(
+            tmp_path / "film.tif", tiffinfo={262: 0}, compression=compression
+        )
+        assert_array_equal(decode_one(tmp_path / "film.tif")[:, :, 0], gray // 257)
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_32_bits_are_taken_as_8_or_16(dtype, tmp_path):
     for name, high, expected in [("8", 255, [0, 100, 255]), ("16", 65535, [0, 0, 255])]:
