@@ -349,8 +349,11 @@ def _read_labels(labels, n_images):
                 raise TypeError("target mixes text with other things. Make all of it text.")
         values = np.array(items)
     if values.dtype.kind == "U":
-        names = np.unique(values).tolist() if names is None else [str(name) for name in names]
-        return values.astype(object), "str", names
+        # Classes named after folders, too, may be no text that a file can hold.
+        found, codes = np.unique(values, return_inverse=True)
+        found = np.array([as_text(name) for name in found.tolist()], object)
+        names = found.tolist() if names is None else [as_text(str(name)) for name in names]
+        return found[codes], "str", names
     if values.dtype.kind not in "buif":
         raise TypeError(f"target must hold text or numbers. Got the dtype {values.dtype} instead.")
     return values, values.dtype.newbyteorder("<").str, None

@@ -110,7 +110,7 @@ class NpyFormat(_Format):
                 "shape": (manifest["n_rows"], *manifest["row_shape"]),
             }
             np.lib.format.write_array_header_1_0(features, header)
-            writer = csv.writer(table, lineterminator="\n")
+            writer = _csv_writer(table)
             writer.writerow(manifest["columns"])
             for block in blocks:
                 rows = np.ascontiguousarray(block.rows, dtype)
@@ -332,7 +332,7 @@ FORMATS = {form.name: form for form in (ParquetFormat(), NpyFormat(), ZarrFormat
 def write_errors(file, failed):
     """Write the table of failed images: rows of (position, path, label, error)."""
     with open(file, "w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table, lineterminator="\n")
+        writer = _csv_writer(table)
         writer.writerow(["position", "path", "label", "error"])
         writer.writerows(failed)
     sync(file)
@@ -346,6 +346,16 @@ def read_errors(file):
     except FileNotFoundError:
         return []
     return [(int(position), *others) for position, *others in rows]
+
+
+def _csv_writer(file):
+    """Return a `csv.writer` of lines that end with a newline."""
+
+    class Lines:
+        write = staticmethod(lambda line: file.write(line.removesuffix("\r\n") + "\n"))
+
+    # Names with a carriage return are only quoted, before Python 3.13, if lines end with it.
+    return csv.writer(Lines, lineterminator="\r\n")
 
 
 def _plain(values):

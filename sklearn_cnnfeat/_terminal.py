@@ -272,9 +272,10 @@ def csv_writer():
     """Return a function that prints one row of values as CSV."""
 
     class Lines:
-        write = staticmethod(lambda line: show(line.removesuffix("\n")))
+        write = staticmethod(lambda line: show(line.removesuffix("\r\n")))
 
-    writer = csv.writer(Lines, lineterminator="\n")
+    # Names with a carriage return are only quoted, before Python 3.13, if lines end with it.
+    writer = csv.writer(Lines, lineterminator="\r\n")
     return lambda values: writer.writerow(list(values))
 
 

@@ -374,7 +374,7 @@ def test_predictions_are_the_pipelines(saved, here, cnnfeat):
 
 
 def test_predict_names_of_any_kind(saved, here, cnnfeat):
-    names = ["two words.jpg", 'quo"te,comma.jpg', "line\nbreak.jpg", "Gänse 雁.jpg"]
+    names = ["two words.jpg", 'quo"te,comma.jpg', "line\nbreak.jpg", "re\rturn.jpg", "Gänse 雁.jpg"]
     (here / "new" / "deep").mkdir(parents=True)
     (here / "new" / "deep" / "up").symlink_to(here / "new")
     (here / "new" / ".hidden.jpg").write_bytes(b"")

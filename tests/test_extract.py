@@ -125,6 +125,7 @@ def test_rows_are_those_of_transform(form, dtype, originals, cnn, tmp_path):
     ("labels", "names"),
     [
         (["bee", "ant", 'wasp, or "hornet"\n'], ["ant", "bee", 'wasp, or "hornet"\n']),
+        (["bee\r", "ant", "bee\r"], ["ant", "bee\r"]),
         ([3, -1, 2**60], None),
         ([0.1, np.nan, 1e300], None),
         ([True, False, True], None),
@@ -132,7 +133,7 @@ def test_rows_are_those_of_transform(form, dtype, originals, cnn, tmp_path):
         (pd.Series(["b", "a", "b"], dtype="category"), ["a", "b"]),
         (pd.Series([1, 2, 3], dtype=object), None),
     ],
-    ids=["text", "int", "float", "bool", "float32", "category", "object"],
+    ids=["text", "return", "int", "float", "bool", "float32", "category", "object"],
 )
 def test_labels_come_back(form, labels, names, originals, cnn, tmp_path):
     to = tmp_path / f"features.{form}"
@@ -377,11 +378,14 @@ def test_strange_names(form, originals, cnn, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 @pytest.mark.parametrize("form", FORMATS)
 def test_names_that_are_no_text(form, originals, cnn, tmp_path):
-    name = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
-    shutil.copy(originals[0], name)
-    run([os.fsdecode(name)], tmp_path / f"features.{form}", cnn)
-    (path,) = load_features(tmp_path / f"features.{form}").paths
-    assert path == str(tmp_path / "caf\\udce9.jpg")
+    folder = os.fsencode(tmp_path) + b"/drinks/caf\xe9"
+    os.makedirs(folder)
+    shutil.copy(originals[0], folder + b"/\xe9\r.jpg")
+    run(tmp_path / "drinks", tmp_path / f"features.{form}", cnn)
+    features = load_features(tmp_path / f"features.{form}")
+    assert features.paths.tolist() == [str(tmp_path / "drinks" / "caf\\udce9" / "\\udce9\r.jpg")]
+    assert features.target_names == ["caf\\udce9"] and features.target.tolist() == [0]
+    assert run(tmp_path / "drinks", tmp_path / f"features.{form}", cnn).n_computed == 0
 
 
 def test_same_path_twice(originals, cnn, tmp_path):
