@@ -166,7 +166,8 @@ def doctor(cache=None):
     for check in diagnose(cache):
         print(f"[{check.status:^6}] {check.name}: {check.detail}", flush=True)
         failed += check.status == "failed"
-    print(f"\n{failed} checks failed." if failed else "\nAll is well.")
+    checks = "1 check" if failed == 1 else f"{failed} checks"
+    print(f"\n{checks} failed." if failed else "\nAll is well.")
     return 1 if failed else 0
 
 
@@ -215,10 +216,16 @@ def _check_precision():
 
 def _check_home():
     folder = home_folder()
-    make_private_folder(folder)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="doctor-") as file:
-        file.write(b"x" * 4096)
-        file.flush()
+    try:
+        make_private_folder(folder)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="doctor-") as file:
+            file.write(b"x" * 4096)
+            file.flush()
+    except OSError as error:
+        return "failed", (
+            f"{folder} cannot be written to ({error}), so that each process compiles its networks "
+            "anew. Set the environment variable SKLEARN_CNNFEAT_HOME to a folder that can."
+        )
     free = shutil.disk_usage(folder).free
     detail = f"{folder} can be written to; {free / 1e9:.1f} GB are free on its disk"
     return ("note" if free < 2e9 else "ok"), detail

@@ -94,8 +94,9 @@ def test_a_home_that_cannot_be_written_to(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "file" / "home"))
     assert doctor() == 1
     out = capsys.readouterr().out
-    assert "[failed] home folder: FileExistsError" in out
-    assert "checks failed." in out
+    assert f"[failed] home folder: {tmp_path / 'file' / 'home'} cannot be written to (" in out
+    assert "Set the environment variable SKLEARN_CNNFEAT_HOME" in out
+    assert "1 check failed." in out
 
 
 def test_wrong_numbers_are_told(own_home, monkeypatch):
