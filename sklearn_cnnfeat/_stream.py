@@ -259,6 +259,10 @@ def stream(
 
     def readable(prepared):
         for i, (key, pixels) in prepared:
+            if key != key_of.get(i, key):
+                # The file has changed since it was looked up, and is no twin of others any more.
+                others = twins.pop(key_of.pop(i), ())
+                yield from readable((other, prepare(other)) for other in others)
             if not isinstance(pixels, ImageError):
                 yield (i, key), pixels
             elif on_error == "raise":

@@ -23,6 +23,8 @@ from sklearn.svm import SVC
 from small_network import LAYERS, CountingTransformer, count_computed, save_network, save_photos
 
 from sklearn_cnnfeat import CacheWarning, CNNFeatureTransformer, FeatureCache
+from sklearn_cnnfeat._images import Images
+from sklearn_cnnfeat.exceptions import UnreadableImageWarning
 
 N = 24
 
@@ -270,6 +272,35 @@ def test_files_rewritten_during_the_run(cnn, files, tmp_path):
         stop.set()
         thread.join()
     np.testing.assert_array_equal(cnn.transform(X), uncached(cnn, X))
+
+
+@pytest.mark.parametrize("change", ["rewritten", "deleted"])
+def test_a_copy_that_changes_during_the_run(cnn, files, tmp_path, monkeypatch, change):
+    first, second = tmp_path / "1.jpg", tmp_path / "2.jpg"
+    expected = uncached(cnn, files[:2])
+    shutil.copy(files[0], first)
+    shutil.copy(files[0], second)
+    read_with_key = Images.read_with_key
+    reads = []
+
+    def read(images, i):
+        reads.append(i)
+        if reads.count(0) == 2:  # the first time it was only looked up
+            first.unlink(missing_ok=True)
+            if change == "rewritten":
+                shutil.copy(files[1], first)
+        return read_with_key(images, i)
+
+    cnn.set_params(on_error="nan").fit(files)
+    monkeypatch.setattr(Images, "read_with_key", read)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreadableImageWarning)
+        rows = cnn.transform([str(first), str(second), str(second)])
+    if change == "rewritten":
+        np.testing.assert_array_equal(rows[0], expected[1])
+    else:
+        assert np.isnan(rows[0]).all()
+    np.testing.assert_array_equal(rows[1:], expected[[0, 0]])
 
 
 def test_unreadable_images_are_not_kept(cnn, files, tmp_path, computed):
