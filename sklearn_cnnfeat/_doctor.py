@@ -141,10 +141,12 @@ def diagnose(cache=None):
                 status, detail = check()
         except Exception as error:
             status, detail = "failed", f"{type(error).__name__}: {error}"
-        ours = [w for w in caught if w.category.__module__.startswith("sklearn_cnnfeat")]
+        ours = [
+            str(w.message) for w in caught if w.category.__module__.startswith("sklearn_cnnfeat")
+        ]
         if ours:
             status = "note" if status == "ok" else status
-            detail += " " + " ".join(str(w.message) for w in ours)
+            detail = " ".join([f"{detail.removesuffix('.')}.", *dict.fromkeys(ours)])
         yield Check(name, status, detail)
 
 
@@ -195,7 +197,13 @@ def _check_packages():
 def _check_engine():
     engine = _programs.choose_engine()
     if engine == "openvino":
-        return "ok", "engine='auto' is OpenVINO on this machine"
+        problem = _problem_of_openvino()
+        if problem is None:
+            return "ok", "engine='auto' is OpenVINO on this machine"
+        return "failed", (
+            f"OpenVINO is installed but cannot be loaded ({problem}), so that networks run on "
+            "Keras. pip install --force-reinstall openvino may mend it."
+        )
     if _build.has_gpu():
         return "ok", "engine='auto' is Keras, on a GPU"
     return "note", (
@@ -204,9 +212,18 @@ def _check_engine():
     )
 
 
+def _problem_of_openvino():
+    """Return why OpenVINO cannot be loaded; None where it can."""
+    try:
+        _programs.has_fast_bfloat16()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def _check_precision():
     found = ["float32"]
-    if _programs.choose_engine() == "openvino":
+    if _programs.choose_engine() == "openvino" and _problem_of_openvino() is None:
         if _programs.has_fast_bfloat16():
             found.append("bfloat16 (in hardware)")
         if installed_version("nncf"):

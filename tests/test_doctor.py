@@ -99,6 +99,23 @@ def test_a_home_that_cannot_be_written_to(tmp_path, monkeypatch, capsys):
     assert "1 check failed." in out
 
 
+def test_a_broken_openvino(own_home, tmp_path):
+    broken = tmp_path / "broken"
+    (broken / "openvino").mkdir(parents=True)
+    (broken / "openvino" / "__init__.py").write_text("raise OSError('libtbb.so: too short')\n")
+    code = f"import sys; sys.path.insert(0, {str(broken)!r})\n" + (
+        "from sklearn_cnnfeat._doctor import doctor; sys.exit(doctor())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    checks = {line.split(": ")[0]: line for line in done.stdout.splitlines() if line[:1] == "["}
+    reason = "cannot be loaded (OSError: libtbb.so: too short), so that networks run on Keras"
+    assert reason in checks["[failed] engine"]
+    assert checks["[  ok  ] precision"] == "[  ok  ] precision: float32"
+    assert checks["[ note ] self-test"].count("Keras computes it instead") == 1
+    assert done.stdout.endswith("1 check failed.\n")
+
+
 def test_wrong_numbers_are_told(own_home, monkeypatch):
     def wrong(self, X):
         return CNNFeatureTransformer._right(self, X) * 1.001
