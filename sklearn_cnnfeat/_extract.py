@@ -54,6 +54,7 @@ from sklearn_cnnfeat._sinks import (
     Block,
     as_text,
     block_rows,
+    is_of_errors,
     write_errors,
 )
 from sklearn_cnnfeat._stream import UnreadableImageWarning
@@ -698,7 +699,12 @@ class _Job:
         if found is None:
             others = [path for path in self.form.files(self.to) if os.path.lexists(path)]
             # Beside a file that was removed, ours may be left.
-            if others and (target in others or self.form.read_manifest_beside(target) is None):
+            if target not in others and self.form.read_manifest_beside(target) is not None:
+                others = []
+            table = Path(f"{self.to}{ERRORS}")
+            if os.path.lexists(table) and not is_of_errors(table):
+                others.append(table)
+            if others:
                 raise FileExistsError(
                     f"{str(others[0])!r} is there already, and is no file of extract. Nothing was "
                     "changed. Remove it or choose another name."

@@ -329,13 +329,25 @@ class ZarrFormat(_Format):
 FORMATS = {form.name: form for form in (ParquetFormat(), NpyFormat(), ZarrFormat())}
 
 
+_FAILED = ("position", "path", "label", "error")
+
+
 def write_errors(file, failed):
     """Write the table of failed images: rows of (position, path, label, error)."""
     with open(file, "w", encoding="utf-8", newline="") as table:
         writer = _csv_writer(table)
-        writer.writerow(["position", "path", "label", "error"])
+        writer.writerow(_FAILED)
         writer.writerows(failed)
     sync(file)
+
+
+def is_of_errors(file):
+    """Tell whether `write_errors` wrote a file."""
+    try:
+        with open(file, "rb") as table:
+            return table.readline(100) == (",".join(_FAILED) + "\n").encode()
+    except OSError:
+        return False
 
 
 def read_errors(file):

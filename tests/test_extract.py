@@ -875,14 +875,18 @@ def test_something_else_is_not_overwritten(form, what, originals, cnn, tmp_path)
     assert content(to) == before and len(os.listdir(tmp_path)) == 1
 
 
-def test_table_of_another_program_is_not_overwritten(originals, cnn, tmp_path):
-    (tmp_path / "f.npy.csv").write_text("precious")
-    with pytest.raises(FileExistsError, match=r"f\.npy\.csv' is there already"):
+@pytest.mark.parametrize("table", ["f.npy.csv", "f.npy.errors.csv"])
+def test_table_of_another_program_is_not_overwritten(table, originals, paths, cnn, tmp_path):
+    (tmp_path / table).write_text("precious")
+    with pytest.raises(FileExistsError, match=rf"{table}' is there already"):
         run(originals, tmp_path / "f.npy", cnn)
-    (tmp_path / "f.npy.csv").unlink()
-    run(originals, tmp_path / "f.npy", cnn)
+    assert (tmp_path / table).read_text() == "precious"
+    (tmp_path / table).unlink()
     # Ours, left of a file that was removed.
+    damage(paths[3])
+    quietly(paths, tmp_path / "f.npy", cnn, on_error="nan")
     (tmp_path / "f.npy").unlink()
+    assert (tmp_path / table).exists()
     assert run(originals, tmp_path / "f.npy", cnn).n_computed == N
 
 
