@@ -17,8 +17,10 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
+from functools import partial
+from numbers import Integral, Number
 from pathlib import Path
+from types import CodeType, FunctionType, MethodType
 
 import joblib
 import numpy as np
@@ -210,7 +212,8 @@ def extract(
     Settings that change a number are part of what is checked, and so are the versions of what
     decodes images and runs the network, the names and labels of all images, and the size and time
     of files that are computed already. A function of your own (a callable `pooling` or
-    `preprocessing`) is recognised by its name and code, not by what it calls.
+    `preprocessing`) is recognised by its name, its code and the values that it holds (defaults, a
+    closure, arguments of `functools.partial`, attributes), not by the functions that it calls.
 
     Examples
     --------
@@ -399,22 +402,77 @@ def _own_copy(transformer, X, on_error, verbose):
 
 
 def _describe_function(function):
-    """Return text that changes with the code of a function, as far as one can see it."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    module = getattr(function, "__module__", None)
+    """Return text that changes with a function, as far as one can see it.
+
+    Seen are its code and the values that it holds: defaults, those of a closure, the arguments of
+    `functools.partial`, the attributes of an object that is called. Among these values, objects
+    that cannot be called count by the name of their class.
+    """
     digest = hashlib.sha256()
+    # Of the values that are being taken: a function may hold itself.
+    inside = set()
 
-    def take(code):
-        digest.update(code.co_code + repr(code.co_names).encode())
-        for constant in code.co_consts:
-            if hasattr(constant, "co_code"):
-                take(constant)
-            else:
-                digest.update(repr(constant).encode())
+    def take(value):
+        if isinstance(value, (str, bytes, Number, np.generic, type(None), type(...))):
+            digest.update(repr(value).encode() + b"\0")
+            return
+        digest.update(type(value).__qualname__.encode() + b"\0")
+        if id(value) not in inside:
+            inside.add(id(value))
+            take_parts(value)
+            inside.remove(id(value))
 
-    if hasattr(function, "__code__"):
-        take(function.__code__)
-    return f"{module}.{name} {digest.hexdigest()[:16]}"
+    def take_parts(value):
+        if isinstance(value, (list, tuple)):
+            take(len(value))
+            for one in value:
+                take(one)
+        elif isinstance(value, Mapping):
+            take([list(entry) for entry in value.items()])
+        elif isinstance(value, (set, frozenset)):
+            # Their own order is another in each process.
+            take(sorted(map(repr, value)))
+        elif isinstance(value, np.ndarray):
+            take(joblib.hash(value))
+        elif isinstance(value, CodeType):
+            take([value.co_code, value.co_names, value.co_consts])
+        elif isinstance(value, FunctionType):
+            closure = list(map(_content, value.__closure__ or ()))
+            take([value.__code__, value.__defaults__, value.__kwdefaults__, closure])
+        elif isinstance(value, MethodType):
+            take([value.__func__, value.__self__])
+        elif isinstance(value, partial):
+            take([value.func, value.args, value.keywords])
+        else:
+            take(_name_of(value))
+            if callable(value) and not isinstance(value, type):
+                take([getattr(type(value).__call__, "__code__", None), _settings_of(value)])
+
+    take(function)
+    return f"{_name_of(function)} {digest.hexdigest()[:16]}"
+
+
+def _name_of(value):
+    qualname = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{getattr(value, '__module__', None)}.{qualname}"
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # of a name that has no value yet
+        return None
+
+
+def _settings_of(function):
+    """Return what sets an object that is called apart from others of its class."""
+    if hasattr(function, "get_config"):
+        # The attributes of a layer of Keras change when it is used.
+        try:
+            return function.get_config()
+        except NotImplementedError:
+            return None
+    return getattr(function, "__dict__", None)
 
 
 class _Steps:

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,77 @@ def test_several_layers_and_functions_of_the_users_own(network, originals, tmp_p
     )
     with pytest.raises(ValueError, match="functions was"):
         run(originals, tmp_path / "features.npy", changed)
+
+
+def power_mean(maps, p):
+    return (maps**p).mean((1, 2)) ** (1 / p)
+
+
+def power_mean_in_closure(p):
+    return lambda maps: power_mean(maps, p)
+
+
+def power_mean_by_default(p):
+    return lambda maps, p=p: power_mean(maps, p)
+
+
+class PowerMean:
+    def __init__(self, p):
+        self.p = p
+
+    def __call__(self, maps):
+        return power_mean(maps, self.p)
+
+    def method(self, maps):
+        return power_mean(maps, self.p)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: partial(power_mean, p=p),
+        power_mean_in_closure,
+        power_mean_by_default,
+        PowerMean,
+        lambda p: PowerMean(p).method,
+        lambda p: power_mean_in_closure(np.array([p])),
+    ],
+    ids=["partial", "closure", "default", "object", "method", "array"],
+)
+def test_values_that_a_function_of_the_users_own_holds(network, originals, tmp_path, make):
+    few, to = originals[:3], tmp_path / "features.npy"
+    run(few, to, CNNFeatureTransformer(network, "two", make(2.0)))
+    assert run(few, to, CNNFeatureTransformer(network, "two", make(2.0))).n_computed == 0
+    with pytest.raises(ValueError, match="functions was"):
+        run(few, to, CNNFeatureTransformer(network, "two", make(3.0)))
+
+
+def test_function_of_the_users_own_is_known_again_in_another_process(network, originals, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        from sklearn_cnnfeat import CNNFeatureTransformer, extract
+
+        def pool(maps):
+            # Text in a set has another order in each process.
+            return maps.mean((1, 2)) if "avg" in {{"avg", "mean", "max", "sum", "std"}} else maps
+
+        cnn = CNNFeatureTransformer({network!r}, "two", pool)
+        print(extract({originals[:3]!r}, "features.npy", cnn, verbose=0).n_computed)
+        """)
+    )
+    computed = [
+        subprocess.run(
+            [sys.executable, script],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert computed == ["3\n", "0\n"]
 
 
 @pytest.mark.parametrize("named", [False, True])
