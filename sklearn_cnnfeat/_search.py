@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -13,7 +13,13 @@ import pandas as pd
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv, cross_validate
+from sklearn.model_selection import (
+    ParameterGrid,
+    ParameterSampler,
+    PredefinedSplit,
+    check_cv,
+    cross_validate,
+)
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -684,14 +690,8 @@ def layer_report(
     if estimator is None:
         estimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     features = cnn.set_output(transform="default").fit_transform(X)
-    unreadable = np.isnan(features).any(axis=1)
-    if unreadable.any():  # with on_error="nan", which has warned
-        features = features[~unreadable]
-        y, groups = (
-            None if labels is None else _safe_indexing(labels, ~unreadable)
-            for labels in (y, groups)
-        )
-    folds = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(features, y, groups))
+    readable = ~np.isnan(features).any(axis=1)  # on_error="nan" has warned of the others
+    folds = _folds(cv, features, y, groups, is_classifier(estimator), readable)
     rows = []
     for layer, columns in zip(cnn.layer_names_, cnn._columns(), strict=True):
         results = cross_validate(
@@ -703,6 +703,24 @@ def layer_report(
     report = pd.DataFrame(rows, columns=["layer", "n_features", *_SCORES])
     order = {path: position for position, path in enumerate(summary["path"])}
     return report.sort_values("layer", key=lambda paths: paths.map(order), ignore_index=True)
+
+
+def _folds(cv, X, y, groups, is_of_classes, readable):
+    """Return the folds of the readable images, as their positions among all images."""
+    splitter = check_cv(cv, y, classifier=is_of_classes)
+    positions = np.arange(len(X))
+    if isinstance(cv, (PredefinedSplit, Iterable)):
+        # These name images by their positions among all.
+        folds = [[positions[part] for part in fold] for fold in splitter.split(X, y, groups)]
+        folds = [[part[readable[part]] for part in fold] for fold in folds]
+        return [(train, test) for train, test in folds if len(test)]
+    # The same folds as if there were no others.
+    positions = positions[readable]
+    y, groups = (
+        None if labels is None else _safe_indexing(labels, readable) for labels in (y, groups)
+    )
+    folds = splitter.split(X[readable], y, groups)
+    return [(positions[train], positions[test]) for train, test in folds]
 
 
 def choose_layers(summary):

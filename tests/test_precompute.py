@@ -26,6 +26,7 @@ from sklearn.model_selection import (
     HalvingGridSearchCV,
     HalvingRandomSearchCV,
     KFold,
+    PredefinedSplit,
     RandomizedSearchCV,
     StratifiedShuffleSplit,
 )
@@ -688,6 +689,25 @@ def test_layer_report_leaves_out_what_cannot_be_read(network, files, y, tmp_path
         )
     columns = ["layer", "n_features", "mean_test_score"]
     assert_frame_equal(report[columns], expected[columns])
+
+
+def test_layer_report_of_folds_of_ones_own_with_an_unreadable_image(network, files, y, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    halves = np.arange(N) % 4 < 2
+    settings = {"model": network, "layers": ["two"], "verbose": 0}
+    expected = layer_report(files, y, cv=PredefinedSplit(halves), **settings)
+    images, labels = [str(tmp_path / "broken.jpg"), *files], [y[0], *y]
+    first, second = (1 + np.flatnonzero(halves == half) for half in (False, True))
+    for cv in (
+        [([0, *second], first), (first, [0, *second])],
+        PredefinedSplit([0, *halves]),
+        # A fold of which nothing is left is none.
+        PredefinedSplit([2, *halves]),
+    ):
+        with pytest.warns(UnreadableImageWarning, match=r"broken\.jpg"):
+            report = layer_report(images, labels, cv=cv, on_error="nan", **settings)
+        columns = ["layer", "mean_test_score", "std_test_score"]
+        assert_frame_equal(report[columns], expected[columns])
 
 
 def test_layer_scores_want_a_search(network):
