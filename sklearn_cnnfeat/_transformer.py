@@ -785,6 +785,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
     def _read(self, X, reset):
         """Return `X` as images, checked as far as it goes without decoding them."""
+        if reset:
+            # What an earlier fit was given, perhaps a data frame, holds no more.
+            for name in ("n_features_in_", "feature_names_in_"):
+                vars(self).pop(name, None)
         if self.image_shape is not None and not isinstance(X, (list, tuple)):
             X = validate_data(self, X, dtype=None, reset=reset, ensure_all_finite=True)
             if X.dtype == object:

@@ -160,6 +160,11 @@ def test_digits(gray_model):
     frame = load_digits(as_frame=True).data[:200]
     np.testing.assert_array_equal(cnn.fit_transform(frame), features)
     assert list(cnn.feature_names_in_) == list(frame.columns)
+    # Fitted anew on rows without names, it asks for none.
+    cnn.fit(digits.data[:200].tolist())
+    assert not hasattr(cnn, "feature_names_in_")
+    assert not hasattr(cnn, "n_features_in_")
+    np.testing.assert_array_equal(cnn.transform(digits.data[:200]), features)
 
 
 def test_gray_becomes_color_and_color_gray(model, gray_model, pixels):
