@@ -374,11 +374,13 @@ class Images:
         elif self._data_format == "channels_first":
             pixels = np.moveaxis(pixels, 0, -1)
         pixels = pixels[:, :, :3]  # no alpha
-        if self.dtype != np.uint8:
+        # Whatever the other images in `X` are: how an image is resized must not depend on them.
+        if self._value_range is not None or not _is_eight_bit(pixels):
             return self._decode_floats(pixels, spec)
         pixels = np.ascontiguousarray(pixels, dtype=np.uint8)
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        return _as_array(_fit(_eight_bit(image, spec.channels), spec))
+        pixels = _as_array(_fit(_eight_bit(image, spec.channels), spec))
+        return pixels.astype(self.dtype, copy=False)
 
     def _decode_floats(self, pixels, spec):
         # At least float32, and float64 for what float32 cannot hold exactly (large integers).
@@ -578,6 +580,13 @@ def _turn(image):
 def _upright(image):
     turn = _turn(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _is_eight_bit(pixels):
+    """Tell whether an array holds nothing but whole numbers from 0 to 255."""
+    if pixels.dtype == np.uint8:
+        return True
+    return pixels.dtype.kind in "bui" and pixels.min() >= 0 and pixels.max() <= 255
 
 
 def _is_wide(image):

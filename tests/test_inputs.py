@@ -7,6 +7,7 @@ import time
 import warnings
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -134,6 +135,25 @@ def test_channels_first(model, rows, pixels):
     first = np.moveaxis(pixels, -1, 1)
     for X in (first, list(first)):
         np.testing.assert_allclose(cnn.fit_transform(X), rows, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_arrays_do_not_depend_on_the_other_arrays(model):
+    # Of another size than the network's, for resizing rounds whole numbers and not others.
+    large = np.random.default_rng(0).integers(0, 256, (2 * SIZE[0] + 3, 2 * SIZE[1] + 5, 3))
+    beyond = large + 1
+    cnn = CNNFeatureTransformer(model, "conv", "avg").fit(large[np.newaxis])
+    for X in (
+        [large, large.astype(np.float32) / 2],
+        [large.astype(np.uint8), large, large.astype(np.float32)],
+        [beyond, large],
+        np.stack([large, beyond]),
+        da.from_array(np.stack([large, beyond]), chunks=(1, -1, -1, -1)),
+    ):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The pixels in X run from 0 to 256")
+            rows = np.asarray(cnn.transform(X))
+            alone = [cnn.transform(np.asarray(image)[np.newaxis])[0] for image in X]
+        np.testing.assert_array_equal(rows, alone)
 
 
 @pytest.mark.parametrize("image_shape", [(*SIZE, 3), (*SIZE, -1)])
