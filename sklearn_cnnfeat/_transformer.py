@@ -20,13 +20,14 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from sklearn_cnnfeat import _distributed
 from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
-from sklearn_cnnfeat._home import home_folder
+from sklearn_cnnfeat._home import features_folder
 from sklearn_cnnfeat._images import (
     DECODES,
     FORMATS,
     INTERPOLATIONS,
     MOST_PIXELS,
     RESIZES,
+    ImageError,
     ImageSpec,
     as_images,
 )
@@ -562,19 +563,37 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 "precision='int8' is calibrated on the images of fit, which differ from fold to "
                 "fold: give images of its own, calibration=images, to compute features ahead."
             )
-        digests = b"".join(images.key(i) for i in _calibration_sample(images))
+        digests = b"".join(self._of_calibration_sample(images, images.key))
         return hashlib.sha256(digests).hexdigest()
 
     def _calibration_batches(self, images, info):
         """Return the pixels of a sample, as the network takes them."""
         spec = self._image_spec(info)
-        batches = []
-        for i in _calibration_sample(images):
+
+        def batch(i):
             pixels = images.decode(images.read(i), spec, images.name(i))
             if callable(self.preprocessing):
                 pixels = self._preprocess(pixels)
-            batches.append(np.array(pixels[np.newaxis], np.float32))
+            return np.array(pixels[np.newaxis], np.float32)
+
+        batches = self._of_calibration_sample(images, batch)
+        if not batches:
+            raise ValueError(
+                "precision='int8' is calibrated on images, and none of those that it was to be "
+                "calibrated on can be read."
+            )
         return batches
+
+    def _of_calibration_sample(self, images, function):
+        """Apply a function to the positions of a sample, but for images that may be unreadable."""
+        results = []
+        for i in _calibration_sample(images):
+            try:
+                results.append(function(i))
+            except ImageError:
+                if self.on_error == "raise":
+                    raise
+        return results
 
     def _row_shape(self, head):
         if not callable(self.pooling) or len(head.map_shape) == 1:
@@ -752,7 +771,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             raise ValueError(
                 "cache='' names no folder; cache=True is a folder of your own, None no cache."
             )
-        path = home_folder() / "features" if self.cache is True else os.fspath(self.cache)
+        path = features_folder() if self.cache is True else os.fspath(self.cache)
         return _shared_cache(os.path.abspath(os.path.expanduser(path)))
 
     def _preprocess(self, pixels):

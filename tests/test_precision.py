@@ -8,10 +8,12 @@ import textwrap
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.base import clone
 from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._network import _engines, _programs, _quantize
+from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,20 @@ def test_one_calibration_serves_all_folds(network, pictures, quantized, monkeypa
     _features(network, pictures[:12], precision="int8")
     _features(network, pictures[12:], precision="int8")
     assert quantized == [12, 12, 12]
+
+
+def test_int8_beside_images_that_cannot_be_read(network, pictures, quantized, tmp_path):
+    broken = str(tmp_path / "broken.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    cnn = CNNFeatureTransformer(network, "three", "avg", precision="int8", on_error="nan")
+    with pytest.warns(UnreadableImageWarning, match="2 of 26"):
+        rows = cnn.fit_transform([None, *pictures, broken])
+    assert quantized == [24]
+    np.testing.assert_array_equal(np.isnan(rows).any(axis=1), [True, *[False] * 24, True])
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        clone(cnn).set_params(on_error="raise").fit([broken, *pictures])
+    with pytest.raises(ValueError, match=r"none of those .* can be read"):
+        cnn.fit([broken])
 
 
 def test_lost_int8_network(network, pictures, quantized, monkeypatch, tmp_path):
