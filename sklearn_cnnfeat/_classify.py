@@ -1,5 +1,7 @@
 """From a folder of photographs to a fitted classifier, and from that to predictions."""
 
+import errno
+import os
 import signal
 import warnings
 
@@ -19,6 +21,7 @@ from sklearn_cnnfeat._images import ImageError
 from sklearn_cnnfeat._progress import progress
 from sklearn_cnnfeat._search import layer_scores, precompute
 from sklearn_cnnfeat._stream import UnreadableImageWarning
+from sklearn_cnnfeat._urls import is_url
 
 CLASSIFIERS = {
     "svm": SVC(),
@@ -195,6 +198,12 @@ def predict_images(model, paths, *, skip=False, warn=print, verbose=0):
         for start in range(0, len(paths), _CHUNK):
             chunk = list(paths[start : start + _CHUNK])
             n_images = len(chunk)
+            if skip:
+                # Such as links that lead nowhere: of these a transformer tells all at once.
+                missing = [path for path in chunk if not (is_url(path) or os.path.exists(path))]
+                for path in missing:
+                    warn(f"left out: {ImageError(path, os.strerror(errno.ENOENT))}")
+                chunk = [path for path in chunk if path not in missing]
             while chunk:
                 try:
                     results = list(_predict(model, chunk))

@@ -399,6 +399,17 @@ def test_predict_leaves_out_what_cannot_be_read(saved, here, cnnfeat):
     assert "broken.jpg" in messages
 
 
+def test_predict_leaves_out_links_that_lead_nowhere(saved, here, cnnfeat):
+    (here / "photos" / "china" / "gone.jpg").symlink_to(here / "nowhere.jpg")
+    code, _, messages = cnnfeat("predict", saved, "photos")
+    assert code == 1
+    assert_is_one_message(messages)
+    code, printed, messages = cnnfeat("predict", saved, "photos", "--on-error", "skip")
+    assert code == 0
+    assert len(read_csv(printed)) == 16
+    assert re.search(r"left out: cannot read '.*gone\.jpg': No such file", messages)
+
+
 def test_predict_regression_without_scores(here, cnnfeat):
     from sklearn.linear_model import Ridge
 
