@@ -93,7 +93,7 @@ class Numbers(click.ParamType):
                 param,
                 ctx,
             )
-        return numbers if "," in value else numbers[0]
+        return numbers if "," in value or not numbers else numbers[0]
 
 
 def _weights(ctx, param, value):

@@ -643,6 +643,7 @@ def test_wrong_usage_ends_with_2(arguments, expected, here, cnnfeat):
         (["predict", "saved", "nowhere.jpg"], "no file or folder 'nowhere.jpg'"),
         (["maps", "text.jpg", "-m", "small.keras", "-l", "one"], "text.jpg"),
         (["maps", "photo.jpg", "-m", "small.keras", "--channels", "99,", "-l", "one"], "99"),
+        (["maps", "photo.jpg", "-m", "small.keras", "--channels", ""], "must be a number"),
         (["maps", "photo.jpg", "-m", "small.keras", "--cmap", "mud", "-l", "one"], "mud"),
         (["filters", "small.keras", "-l", "pool"], "no kernel"),
     ],
