@@ -18,6 +18,7 @@ from sklearn_cnnfeat import (
     DecisionMapDisplay,
     FeatureMapDisplay,
     FilterDisplay,
+    layer_summary,
 )
 from sklearn_cnnfeat._network import _build
 
@@ -175,6 +176,23 @@ def test_over_the_picture(network, photos_):
     assert fused.get_extent() == [-0.5, 639.5, 426.5, -0.5]
     np.testing.assert_array_equal(display.pictures[0], photos_[1])
     assert_drawn(display)
+
+
+def test_over_a_picture_that_was_not_kept(network, photos_):
+    for combine in (None, "mean"):
+        display = FeatureMapDisplay.from_estimator(
+            network, photos_[1], layer="pool", combine=combine
+        )
+        with pytest.raises(ValueError, match=r"from_estimator\(.*overlay=True\) makes one"):
+            display.plot(overlay=True)
+
+
+def test_first_layer_by_its_index(network, photos_):
+    by_index = FeatureMapDisplay.from_estimator(network, photos_[0], layer=0)
+    first = layer_summary(network)["path"][0]
+    assert by_index.layers == [first]
+    by_name = FeatureMapDisplay.from_estimator(network, photos_[0], layer=first)
+    np.testing.assert_array_equal(by_index.maps[0], by_name.maps[0])
 
 
 def test_several_images_and_layers(network, photos_):

@@ -220,6 +220,11 @@ class FeatureMapDisplay:
         check_matplotlib_support(f"{type(self).__name__}.plot")
         if normalize not in ("channel", "shared"):
             raise ValueError(f"normalize must be 'channel' or 'shared'. Got {normalize!r} instead.")
+        if overlay and (self.combined is None or self.pictures is None):
+            raise ValueError(
+                "overlay=True lays a fused map over the picture, and this display has been made "
+                "without: from_estimator(..., combine='mean', overlay=True) makes one with both."
+            )
         n_images = len(self.maps[0])
         alone = n_images * len(self.layers) == 1
         panels = [

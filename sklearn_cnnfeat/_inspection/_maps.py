@@ -33,7 +33,9 @@ def fit_for_maps(transformer, X, layers=None):
     Of a fitted transformer the copy has the same network.
     """
     copy = clone(transformer).set_output(transform="default")
-    copy.set_params(pooling="flatten", on_error="raise", layer=layers or transformer.layer)
+    copy.set_params(pooling="flatten", on_error="raise")
+    if layers is not None:  # the first one has the index 0
+        copy.set_params(layer=layers)
     if transformer.precision == "int8":
         # Calibrated on one image it would be another network.
         copy.set_params(precision="float32")
@@ -49,9 +51,9 @@ def fit_for_maps(transformer, X, layers=None):
 
 
 def compute_maps(transformer, X, layers=None):
-    """Return the names of layers and their maps (n, height, width, channels), from one pass.
+    """Return a fitted copy of `transformer`, and maps (n, height, width, channels) of its layers.
 
-    Layers that give vectors have (n, length) instead.
+    All come from one pass. Layers that give vectors have (n, length) instead.
     """
     fitted = fit_for_maps(transformer, X, layers)
     rows = fitted.transform(X)
