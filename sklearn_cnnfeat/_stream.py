@@ -82,17 +82,18 @@ def thread_count(n_jobs):
 
 
 class NullSink:
-    """Rows that are wanted in the cache only; `n_failed` counts the unreadable images."""
+    """Rows that are wanted in the cache only; `failed` holds the unreadable images."""
 
     def __init__(self):
-        self.n_failed = 0
+        # A set: where another engine takes over, it begins with the first image again.
+        self.failed = set()
 
     def write(self, i, rows):
         """Forget the rows of image `i`."""
 
     def fail(self, i, error):
-        """Count image `i` as unreadable."""
-        self.n_failed += 1
+        """Note down image `i` as unreadable."""
+        self.failed.add(i)
 
 
 class RowStore:

@@ -749,7 +749,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             own = tuple(found[head] for head in zip(spec.layers, spec.poolings, strict=True))
             info = replace(self._info, heads=own)
             _programs.note_part(spec, info, self.engine, whole, whole.model)
-        return len(images), n_computed, sink.n_failed
+        return len(images), n_computed, len(sink.failed)
 
     def _image_spec(self, info):
         height, width, channels = info.input_shape

@@ -44,7 +44,8 @@ from sklearn_cnnfeat import (
     layer_scores,
     precompute,
 )
-from sklearn_cnnfeat.exceptions import UnreadableImageWarning
+from sklearn_cnnfeat._network import _engines, _programs
+from sklearn_cnnfeat.exceptions import EngineWarning, UnreadableImageWarning
 
 N = 24
 
@@ -461,6 +462,29 @@ def test_unreadable_images_are_counted(cnn, files, tmp_path):
     assert (report.n_computed, report.n_hits, report.n_unreadable) == (0, N, 2)
     with pytest.raises(FileNotFoundError, match="missing"):
         precompute(cnn.set_params(on_error="raise"), X, verbose=0)
+
+
+def test_unreadable_images_are_counted_once_where_another_engine_takes_over(
+    cnn, files, tmp_path, monkeypatch
+):
+    cnn.set_params(layer="two", on_error="nan")
+    if clone(cnn).fit(files).engine_ != "openvino":
+        pytest.skip("there is no OpenVINO for this platform")
+
+    def fail(*_, **__):
+        raise RuntimeError("no room for the network")
+
+    # Forget what other tests have loaded.
+    monkeypatch.setattr(_programs, "_programs", type(_programs._programs)())
+    monkeypatch.setattr(_engines.OpenVINOEngine, "__init__", fail)
+    # OpenVINO is asked when the first image has been read, which others have preceded.
+    X = [str(tmp_path / "missing.jpg"), *files]
+    with (
+        pytest.warns(EngineWarning, match="no room for the network"),
+        pytest.warns(UnreadableImageWarning, match="1 of 25"),
+    ):
+        report = precompute(cnn, X, verbose=0)
+    assert (report.n_computed, report.n_hits, report.n_unreadable) == (N, 0, 1)
 
 
 INTERRUPTED = """
