@@ -11,8 +11,6 @@ from sklearn.base import BaseEstimator
 from sklearn_cnnfeat._inspection._source import chosen, find_step
 from sklearn_cnnfeat._parts import replaced_whole
 
-SUFFIXES = (".joblib", ".pkl", ".skops")
-
 # Our own classes in a fitted transformer. All that they hold are numbers and names.
 _OURS = [
     "sklearn_cnnfeat._cache.FeatureCache",

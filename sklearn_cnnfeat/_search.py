@@ -344,7 +344,7 @@ def _join(*names):
 
 
 def _check_cache(name, transformer):
-    if transformer.cache is None or transformer.cache is False:
+    if not transformer._wants_cache():
         raise ValueError(
             f"{_which(name)} has no cache to be filled: set cache=True, a folder or a FeatureCache."
         )

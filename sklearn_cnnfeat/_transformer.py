@@ -435,7 +435,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             self._open_cache()  # a path that cannot be one is told now
 
     def _wants_cache(self):
-        return self.cache is not None and self.cache is not False
+        # Equal and not the same: it may be NumPy's False.
+        return self.cache not in (None, False)
 
     def _warn_uncacheable(self, program=None):
         """Warn, and return True, where nothing tells what rows depend on, so that none is kept."""
@@ -771,7 +772,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             raise ValueError(
                 "cache='' names no folder; cache=True is a folder of your own, None no cache."
             )
-        path = features_folder() if self.cache is True else os.fspath(self.cache)
+        is_own = isinstance(self.cache, (bool, np.bool_))
+        path = features_folder() if is_own else os.fspath(self.cache)
         return _shared_cache(os.path.abspath(os.path.expanduser(path)))
 
     def _preprocess(self, pixels):

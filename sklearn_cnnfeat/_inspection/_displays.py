@@ -919,7 +919,7 @@ class _Mosaic:
         gap = max(1, round(0.06 * width))
         # Room for the numbers of the channels.
         above = max(gap, round(0.26 * max(height, width))) if labelled else gap
-        self._step_x, self._step_y, self._above = width + gap, height + above, above
+        self._step_x, self._step_y = width + gap, height + above
         self._size = height, width
         shape = (
             self.n_rows * self._step_y - (0 if labelled else gap),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -136,11 +136,6 @@ class NetworkInfo:
             for head in values["heads"]
         )
         return cls(heads=heads, input_shape=tuple(values["input_shape"]))
-
-
-def with_digest(source, path):
-    """Return `source` with the digest of the file at `path`."""
-    return replace(source, digest=digest_of_file(path))
 
 
 def digest_of_text(text):
