@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import click
 
 import sklearn_cnnfeat
+from sklearn_cnnfeat._csv import csv_writer
 from sklearn_cnnfeat._home import programs_folder
 from sklearn_cnnfeat._network._published import find_all_weights
 from sklearn_cnnfeat._network._zoo import find_architecture, list_models
@@ -24,7 +25,6 @@ from sklearn_cnnfeat._terminal import (
     Many,
     OutputFile,
     completion_script,
-    csv_writer,
     is_terminal,
     results,
     run,
@@ -491,14 +491,14 @@ def predict(model, images, on_error, as_json, progress):
         warn=say,
         verbose=_verbose(progress) and not is_terminal(),  # rows would tear the bar apart
     )
-    write = csv_writer()
+    writer = csv_writer(show)
     for number, row in enumerate(rows):
         if as_json:
             show(json.dumps(row, default=str, ensure_ascii=False))
             continue
         if number == 0:
-            write(row)
-        write(row.values())
+            writer.writerow(row)
+        writer.writerow(row.values())
 
 
 @program.command()

@@ -17,10 +17,8 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from numbers import Integral, Number
+from numbers import Integral
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
 
 import joblib
 import numpy as np
@@ -32,6 +30,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cnnfeat import _distributed
 from sklearn_cnnfeat._folders import find_images
+from sklearn_cnnfeat._functions import describe_function
 from sklearn_cnnfeat._images import ImageError, first_few
 from sklearn_cnnfeat._network._programs import EngineError
 from sklearn_cnnfeat._network._spec import digest_of_text
@@ -399,80 +398,6 @@ def _own_copy(transformer, X, on_error, verbose):
     except NotFittedError:
         own.fit(X)
     return own
-
-
-def _describe_function(function):
-    """Return text that changes with a function, as far as one can see it.
-
-    Seen are its code and the values that it holds: defaults, those of a closure, the arguments of
-    `functools.partial`, the attributes of an object that is called. Among these values, objects
-    that cannot be called count by the name of their class.
-    """
-    digest = hashlib.sha256()
-    # Of the values that are being taken: a function may hold itself.
-    inside = set()
-
-    def take(value):
-        if isinstance(value, (str, bytes, Number, np.generic, type(None), type(...))):
-            digest.update(repr(value).encode() + b"\0")
-            return
-        digest.update(type(value).__qualname__.encode() + b"\0")
-        if id(value) not in inside:
-            inside.add(id(value))
-            take_parts(value)
-            inside.remove(id(value))
-
-    def take_parts(value):
-        if isinstance(value, (list, tuple)):
-            take(len(value))
-            for one in value:
-                take(one)
-        elif isinstance(value, Mapping):
-            take([list(entry) for entry in value.items()])
-        elif isinstance(value, (set, frozenset)):
-            # Their own order is another in each process.
-            take(sorted(map(repr, value)))
-        elif isinstance(value, np.ndarray):
-            take(joblib.hash(value))
-        elif isinstance(value, CodeType):
-            take([value.co_code, value.co_names, value.co_consts])
-        elif isinstance(value, FunctionType):
-            closure = list(map(_content, value.__closure__ or ()))
-            take([value.__code__, value.__defaults__, value.__kwdefaults__, closure])
-        elif isinstance(value, MethodType):
-            take([value.__func__, value.__self__])
-        elif isinstance(value, partial):
-            take([value.func, value.args, value.keywords])
-        else:
-            take(_name_of(value))
-            if callable(value) and not isinstance(value, type):
-                take([getattr(type(value).__call__, "__code__", None), _settings_of(value)])
-
-    take(function)
-    return f"{_name_of(function)} {digest.hexdigest()[:16]}"
-
-
-def _name_of(value):
-    qualname = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{getattr(value, '__module__', None)}.{qualname}"
-
-
-def _content(cell):
-    try:
-        return cell.cell_contents
-    except ValueError:  # of a name that has no value yet
-        return None
-
-
-def _settings_of(function):
-    """Return what sets an object that is called apart from others of its class."""
-    if hasattr(function, "get_config"):
-        # The attributes of a layer of Keras change when it is used.
-        try:
-            return function.get_config()
-        except NotImplementedError:
-            return None
-    return getattr(function, "__dict__", None)
 
 
 class _Steps:
@@ -871,7 +796,7 @@ class _Job:
         for name in self._names(range(len(images))) if images.kind == "path" else ():
             names.update(name.encode("utf-8", "surrogatepass") + b"\0")
         functions = {
-            name: _describe_function(getattr(cnn, name))
+            name: describe_function(getattr(cnn, name))
             for name in ("pooling", "preprocessing")
             if callable(getattr(cnn, name))
         }

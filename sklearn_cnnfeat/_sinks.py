@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sklearn_cnnfeat._csv import csv_writer
 from sklearn_cnnfeat._parts import sync
 
 # Raised whenever files are written in another way.
@@ -110,7 +111,7 @@ class NpyFormat(_Format):
                 "shape": (manifest["n_rows"], *manifest["row_shape"]),
             }
             np.lib.format.write_array_header_1_0(features, header)
-            writer = _csv_writer(table)
+            writer = csv_writer(lambda line: table.write(line + "\n"))
             writer.writerow(manifest["columns"])
             for block in blocks:
                 rows = np.ascontiguousarray(block.rows, dtype)
@@ -335,7 +336,7 @@ _FAILED = ("position", "path", "label", "error")
 def write_errors(file, failed):
     """Write the table of failed images: rows of (position, path, label, error)."""
     with open(file, "w", encoding="utf-8", newline="") as table:
-        writer = _csv_writer(table)
+        writer = csv_writer(lambda line: table.write(line + "\n"))
         writer.writerow(_FAILED)
         writer.writerows(failed)
     sync(file)
@@ -358,16 +359,6 @@ def read_errors(file):
     except FileNotFoundError:
         return []
     return [(int(position), *others) for position, *others in rows]
-
-
-def _csv_writer(file):
-    """Return a `csv.writer` of lines that end with a newline."""
-
-    class Lines:
-        write = staticmethod(lambda line: file.write(line.removesuffix("\r\n") + "\n"))
-
-    # Names with a carriage return are only quoted, before Python 3.13, if lines end with it.
-    return csv.writer(Lines, lineterminator="\r\n")
 
 
 def _plain(values):

@@ -1,6 +1,5 @@
 """What a shell gets from the command line: tables, messages of one line, exit codes, interrupts."""
 
-import csv
 import json
 import os
 import re
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class, shell_complete
+
+from sklearn_cnnfeat._csv import csv_writer
 
 PROGRAM = "cnnfeat"
 # The variable by which a shell asks for completions.
@@ -242,10 +243,10 @@ def show_table(rows, style=None):
     if style == "json":
         show(json.dumps(rows, indent=1, default=str, ensure_ascii=False))
     elif style == "csv":
-        write = csv_writer()
-        write(rows[0] if rows else [])
+        writer = csv_writer(show)
+        writer.writerow(rows[0] if rows else [])
         for row in rows:
-            write(_plain(value) for value in row.values())
+            writer.writerow([_plain(value) for value in row.values()])
     elif rows:
         columns = [[name, *_readable([row[name] for row in rows])] for name in rows[0]]
         is_number = [all(_is_number(row[name]) for row in rows) for name in rows[0]]
@@ -266,17 +267,6 @@ def show_record(record, style=None):
             show(f"{name:{width}}  {_readable([value])[0]}")
     else:
         show_table([record], style)
-
-
-def csv_writer():
-    """Return a function that prints one row of values as CSV."""
-
-    class Lines:
-        write = staticmethod(lambda line: show(line.removesuffix("\r\n")))
-
-    # Names with a carriage return are only quoted, before Python 3.13, if lines end with it.
-    writer = csv.writer(Lines, lineterminator="\r\n")
-    return lambda values: writer.writerow(list(values))
 
 
 def _is_number(value):
