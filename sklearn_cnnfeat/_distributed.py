@@ -3,6 +3,7 @@
 The only room that imports Dask, and only where a caller brought a collection or a client of it.
 """
 
+import asyncio
 import math
 import queue
 import sys
@@ -258,7 +259,7 @@ def check_workers(client, function):
 
     try:
         client.wait_for_workers(1, timeout=_NO_WORKERS)
-    except TimeoutError:
+    except (TimeoutError, asyncio.TimeoutError):  # one and the same from Python 3.11 on
         raise RuntimeError(
             f"The scheduler at {client.scheduler.address!r} has no workers, and none came in "
             f"{_NO_WORKERS} seconds. 'dask worker {client.scheduler.address}' starts one."

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL import __version__ as pillow_version
 
 
 @dataclass(frozen=True)
@@ -344,7 +345,9 @@ def odd_modes():
     for format, modes in [("PNG", "1 L LA P RGBA"), ("TIFF", "1 L LA P RGBA CMYK LAB YCbCr")]:
         for mode in modes.split():
             data = encode(image.convert(mode) if mode != "LAB" else _lab(image), format)
-            yield BadImage(f"mode_{mode}.{format.lower()}", data, "image")
+            # Pillow 12 writes TIFF files of this mode that it does not read.
+            is_odd = mode == "YCbCr" and pillow_version < "13"
+            yield BadImage(f"mode_{mode}.{format.lower()}", data, "error" if is_odd else "image")
     gray = np.asarray(image.convert("L"))
     for kind, expect in [("uint16", "image"), ("int32", "error"), ("float32", "error")]:
         values = gray.astype(kind) * (200 if kind == "uint16" else 90_000)

@@ -524,8 +524,9 @@ def test_max_pixels_is_checked_before_decoding_and_not_pillows(monkeypatch, no_w
         decode_one(data, spec)
     assert decode_one(data, ImageSpec(20, 24, 3, max_pixels=48 * 36)).shape == (20, 24, 3)
     # Pillow's own limit, which belongs to the whole process, neither stops nor warns.
+    good = good_images()
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    for name, data in good_images().items():
+    for name, data in good.items():
         if not name.endswith((".webp", ".tif")):  # readers that ask Pillow's limit themselves
             assert decode_one(data).shape == (36, 48, 3)
 

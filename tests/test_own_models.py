@@ -1,8 +1,11 @@
 """Models of the user's own give what Keras itself gives, or say why not."""
 
+import json
 import os
 import re
+import zipfile
 
+import h5py
 import numpy as np
 import pytest
 
@@ -784,6 +787,33 @@ def test_cut_off_file(tmp_path):
     keras.Sequential([keras.Input((12, 12, 3)), layers.Conv2D(2, 3)]).save(path)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match="the archive is damaged or cut off"):
+        CNNFeatureTransformer(path, "last").fit(pictures(2, 12, 12))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_model_of_a_newer_keras(suffix, tmp_path):
+    path = tmp_path / f"model{suffix}"
+    keras.Sequential([keras.Input((12, 12, 3)), layers.Conv2D(2, 3)]).save(path)
+
+    def from_the_future(config):
+        return config.replace('"kernel_size"', '"flux": 1, "kernel_size"')
+
+    if suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            file.attrs["keras_version"] = "99.1.0"
+            file.attrs["model_config"] = from_the_future(file.attrs["model_config"])
+    else:
+        with zipfile.ZipFile(path) as file:
+            members = {name: file.read(name) for name in file.namelist()}
+        members["metadata.json"] = json.dumps({"keras_version": "99.1.0"})
+        members["config.json"] = from_the_future(members["config.json"].decode())
+        with zipfile.ZipFile(path, "w") as file:
+            for name, data in members.items():
+                file.writestr(name, data)
+    message = (
+        r"flux.*\. It was saved by Keras 99\.1\.0, and this is Keras .* --upgrade keras may help"
+    )
+    with pytest.raises(ValueError, match=message):
         CNNFeatureTransformer(path, "last").fit(pictures(2, 12, 12))
 
 

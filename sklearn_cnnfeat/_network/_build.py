@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -30,6 +31,7 @@ from sklearn_cnnfeat._network._inspect import (
     UntrustedModelError,
     cause_of,
     inspected_copy,
+    saved_by,
 )
 from sklearn_cnnfeat._network._layers import Layer, LayerNotFoundError, find_layer, sentence
 from sklearn_cnnfeat._network._pooling import needs_fixed_size, pool, pooled_shape
@@ -338,9 +340,19 @@ def _load_file(path, digest, trusted):
             problem = cause_of(error)
             if "File not found" in str(error):
                 problem = "the archive is damaged or cut off."
+            elif (version := saved_by(readable)) and _is_newer(version, keras.__version__):
+                problem = (
+                    f"{problem.rstrip('.')}. It was saved by Keras {version}, and this is Keras "
+                    f"{keras.__version__}: pip install --upgrade keras may help."
+                )
             raise ModelFileError(
                 f"{path!r} cannot be read as a Keras model (.keras or .h5): {problem}"
             ) from error
+
+
+def _is_newer(version, other):
+    numbers = [[int(n) for n in re.findall(r"\d+", text)[:3]] for text in (version, other)]
+    return numbers[0] > numbers[1]
 
 
 @lru_cache(maxsize=1)

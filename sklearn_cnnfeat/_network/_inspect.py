@@ -40,7 +40,8 @@ _IN_MEMORY = 32 * 1024**2
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
-_MEMBERS = {_CONFIG, _WEIGHTS, "metadata.json"}
+_METADATA = "metadata.json"
+_MEMBERS = {_CONFIG, _WEIGHTS, _METADATA}
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 
 _MODELS = {"Functional", "Model", "Sequential"}
@@ -342,6 +343,20 @@ def _read_member(archive, name):
         target.close()
         raise
     return target
+
+
+def saved_by(path):
+    """Return the version of Keras that a model file was saved by; None where it does not tell."""
+    import h5py
+
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive, _read_member(archive, _METADATA) as text:
+                return str(json.load(text)["keras_version"])
+        with h5py.File(path, "r") as file:
+            return str(file.attrs["keras_version"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
 
 
 # --- weights ----------------------------------------------------------------------------------
