@@ -124,19 +124,27 @@ class Database:
             # Deleted, or another put in its place: what is open has no name any more.
             self.close()
         if self._connection is None:
-            self._identity = None
-            make_private_folder(self.file.parent)
-            is_new = not self.file.exists()
-            _OPEN[id(self)] = self
+            self._open()
+        return self._connection
+
+    def _open(self):
+        self._identity = None
+        make_private_folder(self.file.parent)
+        _OPEN[id(self)] = self
+        while True:
+            before = self._identity = _identity(self.file)
             self._connection = sqlite3.connect(
                 self.file, timeout=self._patience, isolation_level=None, check_same_thread=False
             )
             self._identity = _identity(self.file)
-            if is_new:
-                with contextlib.suppress(OSError):  # a file system without modes
-                    self.file.chmod(0o600)
-            self._prepare(self._connection)
-        return self._connection
+            if before in (None, self._identity):
+                break
+            # Another process has put a new one in its place, and either of the two may be open.
+            self.close()
+        if before is None:
+            with contextlib.suppress(OSError):  # a file system without modes
+                self.file.chmod(0o600)
+        self._prepare(self._connection)
 
     def _prepare(self, connection):
         """Make a new file ours; refuse one of others or of a later version, unchanged."""

@@ -213,6 +213,26 @@ print(len(caught))
             report = FeatureCache(folder).verify()
             assert (report.rows, report.bad) == (50, 0)
 
+    def test_file_replaced_while_it_is_opened(self, tmp_path, monkeypatch):
+        """Another process found the damage at the same time: its new file is not moved aside."""
+        file = tmp_path / "features.sqlite"
+        file.write_bytes(b"\0" * 5000)
+        connect = sqlite3.connect
+
+        def slow_connect(*args, **kwargs):
+            monkeypatch.setattr(sqlite3, "connect", connect)
+            connection = connect(*args, **kwargs)
+            file.rename(tmp_path / "features.sqlite.corrupt-1")
+            with FeatureCache(tmp_path) as other:
+                other.put_many("r", digests([1]), make([1], 50))
+            return connection
+
+        monkeypatch.setattr(sqlite3, "connect", slow_connect)
+        with causes() as told:
+            assert check(FeatureCache(tmp_path), "r", [1], 50).all()
+        assert not told
+        assert [path.name for path in tmp_path.glob("*corrupt*")] == ["features.sqlite.corrupt-1"]
+
     def test_file_replaced_under_an_open_cache(self, tmp_path):
         """Another process moved the file aside, or someone deleted it."""
         with causes() as told, FeatureCache(tmp_path) as cache:
