@@ -37,7 +37,7 @@ def describe_machine(machine):
             continue
         if isinstance(value, list):
             value = " ".join(str(entry) for entry in value)
-        facts.append(f"{key.replace('_', ' ')}: {value}")
+        facts.append(f"{_label(key)}: {value}")
     return ", ".join(facts), ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
@@ -123,12 +123,17 @@ def _records(value, keys):
 def _table(n_labels, entries):
     columns = list(dict.fromkeys(key for _, record in entries for key in record))
     columns = [key for key in columns if any(_shown(record.get(key)) for _, record in entries)]
-    header = [""] * n_labels + [key.replace("_", " ") for key in columns]
+    header = [""] * n_labels + [_label(key) for key in columns]
     rows = [
         [*labels, *(_shown(record.get(key)) for key in columns)]
         for labels, record in entries[:_MOST_ROWS]
     ]
     return header, rows
+
+
+def _label(key):
+    units = {"mb": "MB", "gb": "GB", "rss": "RSS"}
+    return " ".join(units.get(word, word) for word in key.split("_"))
 
 
 def _shown(value):
@@ -146,6 +151,8 @@ def _shown(value):
         return f"{value:,}"
     if value and abs(value) < 1e-3:
         return f"{value:.1e}"
+    if value and abs(value) < 0.1:
+        return f"{value:.2g}"
     return f"{value:,.{max(0, 3 - len(str(int(abs(value)))))}f}"
 
 
@@ -157,8 +164,11 @@ def setup(app):
     from docutils import nodes
     from docutils.parsers.rst import Directive
 
-    def paragraph(text, **attributes):
-        return nodes.paragraph(text, text, **attributes)
+    def paragraph(text):
+        made = nodes.paragraph(text)
+        for i, part in enumerate(text.split("`")):
+            made += nodes.literal(part, part) if i % 2 else nodes.Text(part)
+        return made
 
     def make_table(header, rows):
         group = nodes.tgroup(cols=len(header))
