@@ -279,6 +279,18 @@ def test_without_openvino(network, pictures, tmp_path):
     assert "pip install openvino" in output
 
 
+def test_another_backend_of_keras_is_told(network, pictures, tmp_path):
+    script = f"""
+        from sklearn_cnnfeat import CNNFeatureTransformer
+        try:
+            CNNFeatureTransformer({network!r}, "two", "avg").fit({pictures!r})
+        except ImportError as error:
+            print(error)
+    """
+    output = _finish(_start(textwrap.dedent(script), tmp_path, KERAS_BACKEND="torch"))
+    assert "Keras is set to the 'torch' backend. Set the environment variable" in output
+
+
 def test_network_that_openvino_cannot_take(pictures, home):
     keras = _build.import_keras()
     import tensorflow as tf

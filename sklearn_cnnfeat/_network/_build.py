@@ -111,16 +111,14 @@ class Graph:
 
 def import_keras():
     """Import Keras on TensorFlow, with the number of threads that this process may use."""
+    if "keras" not in sys.modules:
+        # Another backend may be missing, of which Keras would only say that.
+        _check_backend(os.environ.get("KERAS_BACKEND") or "tensorflow")
     first = "tensorflow" not in sys.modules
     with _without_early_messages() if first else nullcontext():
         import keras
 
-    if keras.backend.backend() != "tensorflow":
-        raise ImportError(
-            "sklearn-cnnfeat runs Keras on TensorFlow, but Keras was started with the "
-            f"{keras.backend.backend()!r} backend. Set the environment variable "
-            "KERAS_BACKEND=tensorflow (or remove it) before Keras is imported."
-        )
+    _check_backend(keras.backend.backend())
     share = os.environ.get("OMP_NUM_THREADS", "")
     if first and share.isdigit():
         # TensorFlow does not look at OMP_NUM_THREADS, by which joblib gives each worker its share.
@@ -128,6 +126,15 @@ def import_keras():
 
         tf.config.threading.set_intra_op_parallelism_threads(int(share))
     return keras
+
+
+def _check_backend(name):
+    if name != "tensorflow":
+        raise ImportError(
+            f"sklearn-cnnfeat runs Keras on TensorFlow, but Keras is set to the {name!r} backend. "
+            "Set the environment variable KERAS_BACKEND=tensorflow (or remove it) before Keras is "
+            "imported."
+        )
 
 
 @contextmanager
