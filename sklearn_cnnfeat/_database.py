@@ -184,7 +184,8 @@ class Database:
         """Rename the damaged file, unless another process has done so; return what to do."""
         try:
             # A lock that goes when its process dies, on every system.
-            with contextlib.closing(sqlite3.connect(f"{self.file}.lock", _PATIENCE)) as mutex:
+            lock = sqlite3.connect(f"{self.file}.lock", timeout=_PATIENCE)
+            with contextlib.closing(lock) as mutex:
                 mutex.execute("BEGIN EXCLUSIVE")
                 if self._is_replaced():
                     return "A new one has been begun"
