@@ -230,7 +230,9 @@ def test_tables_hold_the_numbers_of_the_file(tmp_path):
         "machine": {"processor": "P", "cores": 2, "packages": {"keras": "3.15"}},
         "settings": {"rounds": 3},
         "photos": 120,
-        "networks": {"vgg16": {"ours": {"rate": summary, "peak_mb": 700}, "loop": {"rate": 0.0019}}},
+        "networks": {
+            "vgg16": {"ours": {"rate": summary, "peak_mb": 700}, "loop": {"rate": 0.0019}}
+        },
     }
     (tmp_path / "results" / "speed.json").write_text(json.dumps(content))
     results = benchmark_tables.load("speed", tmp_path)
