@@ -1,0 +1,27 @@
+"""What every front end makes of a network: one OpenVINO graph, and where its layers are in it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sklearn_cnnfeat._network._layers import Layer
+
+
+@dataclass
+class Converted:
+    """A whole network as an OpenVINO graph.
+
+    Attributes
+    ----------
+    model : openvino.Model
+        One parameter with the tensor name "pixels": float32 (-1, height or -1, width or -1,
+        channels), with the values that the network itself takes.
+    layers : list of Layer
+        In the order of computation.
+    outputs : dict of str to openvino.Output
+        The value of each layer by its path, in logical order: (n, height, width, channels),
+        (n, length) or (n, tokens, width).
+    """
+
+    model: Any
+    layers: list[Layer]
+    outputs: dict[str, Any]
