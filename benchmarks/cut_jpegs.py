@@ -26,7 +26,8 @@ from _common import (
 )
 from PIL import Image, JpegImagePlugin
 
-from sklearn_cnnfeat._images import ImageError, ImageSpec, _expose_cuts, as_images
+from sklearn_cnnfeat._images import ImageError, ImageSpec, as_images
+from sklearn_cnnfeat._images.damage import expose_cuts
 
 SPEC = ImageSpec(None, None, 3)
 IMAGES = as_images([b"x"])
@@ -98,7 +99,7 @@ def measure(paths, n_rounds):
         for name, data in ways(Path(path).read_bytes()):
             for _ in range(n_rounds):
                 start = time.perf_counter()
-                _expose_cuts(data)
+                expose_cuts(data)
                 middle = time.perf_counter()
                 expected = by_pillow(data)
                 looking.append(middle - start)

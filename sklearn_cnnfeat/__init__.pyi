@@ -2,7 +2,7 @@ from ._cache import CacheWarning, FeatureCache
 from ._doctor import show_versions
 from ._extract import extract
 from ._feature_files import load_features
-from ._folders import load_image_folder, load_image_table
+from ._images.folders import load_image_folder, load_image_table
 from ._inspection._decision import decision_map
 from ._inspection._displays import (
     DecisionMapDisplay,

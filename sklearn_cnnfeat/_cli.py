@@ -215,7 +215,7 @@ def _transformer(model, layer="last", pooling="avg", preprocessing="auto", **set
 
 def _images(places):
     """Return the paths of all images in files and folders."""
-    from sklearn_cnnfeat._folders import list_images
+    from sklearn_cnnfeat._images.folders import list_images
 
     if os.name == "nt":  # where shells leave *.jpg to the program
         places = [name for place in places for name in (sorted(glob(place)) or [place])]

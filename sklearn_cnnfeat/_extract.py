@@ -29,9 +29,9 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cnnfeat import _distributed
-from sklearn_cnnfeat._folders import find_images
 from sklearn_cnnfeat._functions import describe_function
 from sklearn_cnnfeat._images import ImageError, first_few
+from sklearn_cnnfeat._images.folders import find_images
 from sklearn_cnnfeat._network._programs import EngineError
 from sklearn_cnnfeat._network._spec import digest_of_text
 from sklearn_cnnfeat._parts import (

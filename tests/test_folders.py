@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.utils import Bunch
 
-from sklearn_cnnfeat._folders import load_image_folder, load_image_table
+from sklearn_cnnfeat._images.folders import load_image_folder, load_image_table
 
 
 def make(folder, *names):
@@ -190,7 +190,7 @@ def test_nothing_is_opened(tmp_path):
 def test_a_fresh_process_finds_the_same(tmp_path):
     make(tmp_path, *[f"{name}/{i}.png" for name in ("c", "a", "b") for i in range(5)])
     code = (
-        "from sklearn_cnnfeat._folders import load_image_folder;"
+        "from sklearn_cnnfeat._images.folders import load_image_folder;"
         f"print(*load_image_folder({str(tmp_path)!r}).data, sep='\\n')"
     )
     output = subprocess.run(

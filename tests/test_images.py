@@ -964,7 +964,7 @@ def test_pixels_that_are_no_numbers(bad):
 
 
 def test_nan_is_found_in_any_chunk(monkeypatch):
-    monkeypatch.setattr("sklearn_cnnfeat._images._CHUNK_VALUES", 40)
+    monkeypatch.setattr("sklearn_cnnfeat._images.arrays._CHUNK_VALUES", 40)
     X = np.zeros((11, 4, 4))
     X[7] = np.nan
     with pytest.raises(ValueError, match="image of row 7"):

@@ -107,7 +107,7 @@ def test_missing_and_broken(cnn, in_memory, expected):
 
 
 def test_limit(cnn, in_memory, web, monkeypatch):
-    monkeypatch.setattr("sklearn_cnnfeat._images._MOST_BYTES", 1000)
+    monkeypatch.setattr("sklearn_cnnfeat._images.collection._MOST_BYTES", 1000)
     for urls in (in_memory, web):
         with pytest.raises(ImageError, match="larger than 1,000 bytes"):
             cnn.transform(urls)

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
-from sklearn_cnnfeat._images import EXTENSIONS, first_few
-from sklearn_cnnfeat._urls import is_url
+from sklearn_cnnfeat._images.formats import EXTENSIONS
+from sklearn_cnnfeat._images.urls import is_url
+from sklearn_cnnfeat._text import first_few
 
 __all__ = ["load_image_folder", "load_image_table"]
 

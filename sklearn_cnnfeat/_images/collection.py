@@ -1,0 +1,201 @@
+"""A sequence of images, each read, digested and decoded by a call of its own.
+
+A caller may so skip decoding what it already knows.
+"""
+
+import os
+import stat
+import threading
+import time
+
+import numpy as np
+
+from sklearn_cnnfeat._images.decode import decode_array, decode_image
+from sklearn_cnnfeat._images.errors import ImageError, describe
+from sklearn_cnnfeat._images.keys import (
+    content_digest,
+    file_state,
+    known_digest,
+    remember_digest,
+)
+from sklearn_cnnfeat._images.orientation import orientation
+from sklearn_cnnfeat._images.urls import check_urls, is_url, read_url
+from sklearn_cnnfeat._text import first_few
+
+# Larger files are no photographs; they are read into memory whole.
+_MOST_BYTES = 2 * 1024**3
+
+# A PIL image opened from a file reads it on first use, and the same object may stand in X twice.
+_PIL_LOADING = threading.Lock()
+
+
+class Images:
+    """A sequence of images, none decoded before it is asked for; made by `as_images`.
+
+    Attributes
+    ----------
+    kind : {"path", "bytes", "pil", "array"}
+        What the images come as.
+    dtype : numpy.dtype
+        Of the decoded images: uint8, or float32 where the pixels are no whole numbers in 0..255.
+    index : pandas.Index or None
+        Of the Series or data frame that held the images.
+    """
+
+    def __init__(self, items, kind, *, dtype, index, value_range, data_format):
+        self._items = items
+        self.kind = kind
+        self.dtype = np.dtype(dtype)
+        self.index = index
+        self._value_range = value_range
+        self._data_format = data_format
+
+    def absolute_part(self, span):
+        """Return the files at the positions of a range, their paths from the root on."""
+        return Images(
+            [
+                path if path is None or is_url(path) else os.path.abspath(path)
+                for path in self._items[span.start : span.stop]
+            ],
+            self.kind,
+            dtype=self.dtype,
+            index=None,
+            value_range=self._value_range,
+            data_format=self._data_format,
+        )
+
+    def __len__(self):
+        return len(self._items)
+
+    def name(self, i):
+        """Return what to call image `i` in messages."""
+        item = self._items[i]
+        return item if self.kind == "path" and item is not None else f"image {i}"
+
+    def path(self, i):
+        """Return the file of image `i`; None where it is missing or no file."""
+        return self._items[i] if self.kind == "path" else None
+
+    def check(self):
+        """Raise if files are missing, before any time is spent on the others."""
+        if self.kind != "path":
+            return
+        missing, not_files, urls = [], [], []
+        for path in self._items:
+            if is_url(path):
+                # Asked for one by one only when they are read: that may take a while each.
+                urls.append(path)
+                continue
+            try:
+                mode = os.stat(path).st_mode
+            except (OSError, ValueError):  # ValueError: a null character in the name
+                missing.append(path)
+            else:
+                if not stat.S_ISREG(mode):
+                    not_files.append(path)
+        check_urls(urls)
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of the {len(self)} files in X cannot be found: "
+                f"{first_few(missing)}. Relative paths start at {os.getcwd()!r}."
+            )
+        if not_files:
+            raise ValueError(
+                f"X must hold the paths of image files, but {len(not_files)} of its {len(self)} "
+                f"paths lead to folders or no regular files: {first_few(not_files)}. "
+                "load_image_folder lists the images of a folder."
+            )
+
+    def read(self, i):
+        """Return image `i` as it comes: bytes, a PIL image or an array. Input and output only."""
+        item = self._items[i]
+        if item is None:
+            raise ImageError(self.name(i), "it is missing")
+        if self.kind == "path":
+            try:
+                if is_url(item):
+                    return read_url(item, _MOST_BYTES)
+                status = os.stat(item)
+                if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                    raise ValueError("it is no regular file")  # a pipe would be waited for
+                if status.st_size > _MOST_BYTES:
+                    raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
+                with open(item, "rb") as file:
+                    return file.read()
+            except ImportError:
+                # Nothing is wrong with the image.
+                raise
+            except Exception as error:
+                raise ImageError(item, describe(error)) from error
+        if self.kind == "pil":
+            try:
+                with _PIL_LOADING:
+                    item.load()
+                    orientation(item)  # Pillow parses and keeps it, which must not race either
+            except Exception as error:
+                raise ImageError(self.name(i), describe(error)) from error
+        return item
+
+    def stamp(self, i):
+        """Return 16 bytes that change with image `i`: of a file they hold its size and time.
+
+        Nothing is read for them but arrays and the like, whose content is digested. They are zeros
+        for what cannot be read.
+        """
+        if self.kind == "path":
+            state = None if self._items[i] is None else file_state(self._items[i])
+            if state is None:
+                return bytes(16)
+            size, modified, *_ = state
+            return size.to_bytes(8, "little") + modified.to_bytes(8, "little", signed=True)
+        try:
+            return self.digest(self.read(i))[:16]
+        except ImageError:
+            return bytes(16)
+
+    def reading(self):
+        """Return text that changes with how images are read, apart from the network's wishes."""
+        return f"{self.dtype} {self._value_range} {self._data_format}"
+
+    def digest(self, raw):
+        """Return 32 bytes that are equal only for images that decode alike."""
+        how = f"{self.dtype} {self._value_range} "
+        if self.kind == "array":
+            how += f"array {self._data_format} "
+        return content_digest(raw, how)
+
+    def key(self, i):
+        """Return the digest of image `i`, without reading a file that has not changed."""
+        return self._remembered(i) or self.read_with_key(i)[1]
+
+    def read_with_key(self, i):
+        """Return image `i` as it comes, and its digest."""
+        if self.kind != "path" or self._items[i] is None:
+            raw = self.read(i)
+            return raw, self.digest(raw)
+        now = time.time_ns()
+        before = file_state(self._items[i])
+        raw = self.read(i)
+        key = self._remembered(i)
+        if key is None:
+            key = self.digest(raw)
+            remember_digest(self._items[i], self._how(), key, before, now)
+        return raw, key
+
+    def _remembered(self, i):
+        if self.kind != "path" or self._items[i] is None:
+            return None
+        return known_digest(self._items[i], self._how())
+
+    def _how(self):
+        return self.dtype, self._value_range
+
+    def decode(self, raw, spec, name):
+        """Return the pixels, on 0..255, that `spec` asks for: (height, width, channels)."""
+        try:
+            if self.kind == "array":
+                pixels = decode_array(raw, spec, self._value_range, self._data_format)
+                return pixels.astype(self.dtype, copy=False)
+            return decode_image(raw, spec, self._value_range)
+        except Exception as error:
+            raise ImageError(name, describe(error)) from error

@@ -1,0 +1,42 @@
+"""Bring an image to the size of an `ImageSpec`."""
+
+from PIL import Image
+
+# "crop" keeps this part of the short side, as the networks' authors evaluate them (224 of 256).
+_CROP_FRACTION = 0.875
+
+
+def fit(image, spec):
+    """Bring an image to the size of `spec`."""
+    if spec.height is None:
+        return image
+    width, height = scaled_size(image.size, spec)
+    if width * height > spec.max_pixels:
+        raise ValueError(
+            f"its {image.size[0]} x {image.size[1]} pixels are too long and narrow for "
+            f"resize={spec.resize!r}, which would need {width} x {height}"
+        )
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling[spec.interpolation.upper()])
+    if (width, height) == (spec.width, spec.height):
+        return image
+    left = round((width - spec.width) / 2)
+    top = round((height - spec.height) / 2)
+    # What lies outside the image is black, so that this pads as well.
+    return image.crop((left, top, left + spec.width, top + spec.height))
+
+
+def scaled_size(size, spec):
+    """Return the (width, height) to resize to, before the centre is cut out or padded."""
+    width, height = spec.width, spec.height
+    if spec.resize == "stretch":
+        return width, height
+    if spec.resize == "crop":
+        width, height = round(width / _CROP_FRACTION), round(height / _CROP_FRACTION)
+        by_height = size[0] * height > size[1] * width
+        if by_height:
+            return size[0] * height // size[1], height
+        return width, size[1] * width // size[0]
+    if size[0] * height > size[1] * width:
+        return width, max(1, round(size[1] * width / size[0]))
+    return max(1, round(size[0] * height / size[1])), height

@@ -1,0 +1,64 @@
+"""What a network wants of each image."""
+
+from dataclasses import dataclass
+
+import PIL
+from PIL import features
+
+from sklearn_cnnfeat._images.formats import FORMATS
+
+# Part of every fingerprint: raise it with any change to the code below that changes a pixel.
+DECODER_VERSION = 3
+
+DECODES = ("exact", "fast")
+RESIZES = ("stretch", "crop", "pad")
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+
+# Pillow's own limit: what an image may have at most if nothing else is said.
+MOST_PIXELS = 178_956_970
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a network wants of each image.
+
+    Parameters
+    ----------
+    height, width : int or None
+        Size in pixels. Both None keep each image's own size.
+    channels : {1, 3}
+        Gray or RGB.
+    resize : {"stretch", "crop", "pad"}
+        "stretch" resizes to the size whatever the shape. "crop" resizes the short side to
+        `round(size / 0.875)`, the long side in proportion (rounded down), and cuts the size from
+        the centre; at 224 this is torchvision's Resize(256) and CenterCrop(224). "pad" resizes the
+        side that fits first and centres the image on black.
+    interpolation : str
+        One of Pillow's filters: nearest, box, bilinear, hamming, bicubic, lanczos.
+    max_pixels : int
+        Larger images are refused from their header, before they are decoded. WebP and TIFF files
+        beyond twice `PIL.Image.MAX_IMAGE_PIXELS`, which is the default, are refused by Pillow too.
+    decode : {"exact", "fast"}
+        "fast" lets the JPEG decoder halve large pictures while it decodes them, as often as they
+        stay larger than what is needed: less to decode and to resize, and slightly other pixels.
+    formats : tuple of str
+        Those of `FORMATS` that are read; files of others are refused.
+    """
+
+    height: int | None
+    width: int | None
+    channels: int
+    resize: str = "stretch"
+    interpolation: str = "bilinear"
+    max_pixels: int = MOST_PIXELS
+    decode: str = "exact"
+    formats: tuple = FORMATS
+
+    def fingerprint(self):
+        """Return text that changes with everything that changes a pixel."""
+        return (
+            f"pixels {DECODER_VERSION}; {self.height}x{self.width}x{self.channels}; {self.resize}; "
+            f"{self.interpolation}; {self.decode}; pillow {PIL.__version__}; "
+            f"jpeg {features.version('jpg')}; turbo {features.version('libjpeg_turbo')}; "
+            f"webp {features.version('webp')}"
+        )
