@@ -23,7 +23,7 @@ import numpy as np
 from _common import RESULTS, describe_machine, print_machine
 
 from sklearn_cnnfeat import CNNFeatureTransformer, list_models
-from sklearn_cnnfeat._network._zoo import find_architecture
+from sklearn_cnnfeat._network.zoo import find_architecture
 
 REPORT = RESULTS / "parity.json"
 LIMIT = 5e-6  # of the largest value of a layer

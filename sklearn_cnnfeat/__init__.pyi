@@ -11,7 +11,7 @@ from ._inspection._displays import (
     LayerScoreDisplay,
 )
 from ._inspection._summaries import filter_summary, layer_summary
-from ._network._zoo import list_models
+from ._network.zoo import list_models
 from ._search import layer_report, layer_scores, precompute
 from ._transformer import CNNFeatureTransformer
 from ._weights import pack_weights

@@ -17,8 +17,8 @@ import click
 import sklearn_cnnfeat
 from sklearn_cnnfeat._csv import csv_writer
 from sklearn_cnnfeat._home import programs_folder
-from sklearn_cnnfeat._network._published import find_all_weights
-from sklearn_cnnfeat._network._zoo import find_architecture, list_models
+from sklearn_cnnfeat._network.weights import find_all_weights
+from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 from sklearn_cnnfeat._terminal import (
     PICTURE,
     Group,

@@ -30,8 +30,8 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from tqdm import tqdm
 
 from sklearn_cnnfeat._network._build import import_keras
-from sklearn_cnnfeat._network._published import find_weights
-from sklearn_cnnfeat._network._zoo import find_architecture
+from sklearn_cnnfeat._network.weights import find_weights
+from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 
 DIGITS = {"image_shape": (8, 8), "value_range": (0, 16)}  # how a row of load_digits is to be read

@@ -33,7 +33,7 @@ from sklearn_cnnfeat._functions import describe_function
 from sklearn_cnnfeat._images import ImageError, first_few
 from sklearn_cnnfeat._images.folders import find_images
 from sklearn_cnnfeat._network._programs import EngineError
-from sklearn_cnnfeat._network._spec import digest_of_text
+from sklearn_cnnfeat._network.spec import digest_of_text
 from sklearn_cnnfeat._parts import (
     STAMP,
     DamagedPartError,

@@ -8,7 +8,7 @@ import pandas as pd
 import psutil
 from sklearn.utils import Bunch
 
-from sklearn_cnnfeat._network._pooling import feature_names
+from sklearn_cnnfeat._network.pooling import feature_names
 from sklearn_cnnfeat._sinks import ERRORS, FORMATS, VERSION, read_errors
 
 

@@ -14,10 +14,10 @@ from sklearn_cnnfeat._parts import replaced_whole
 # Our own classes in a fitted transformer. All that they hold are numbers and names.
 _OURS = [
     "sklearn_cnnfeat._cache.FeatureCache",
-    "sklearn_cnnfeat._network._spec.Head",
-    "sklearn_cnnfeat._network._spec.NetworkInfo",
-    "sklearn_cnnfeat._network._spec.NetworkSpec",
-    "sklearn_cnnfeat._network._spec.Source",
+    "sklearn_cnnfeat._network.spec.Head",
+    "sklearn_cnnfeat._network.spec.NetworkInfo",
+    "sklearn_cnnfeat._network.spec.NetworkSpec",
+    "sklearn_cnnfeat._network.spec.Source",
     "sklearn_cnnfeat._transformer.CNNFeatureTransformer",
 ]
 

@@ -32,9 +32,9 @@ from sklearn_cnnfeat._images import (
     as_images,
 )
 from sklearn_cnnfeat._network import _build, _programs
-from sklearn_cnnfeat._network._pooling import POOLINGS, feature_names, pooled_shape
-from sklearn_cnnfeat._network._spec import NetworkSpec, Source
-from sklearn_cnnfeat._network._zoo import find_architecture, list_models
+from sklearn_cnnfeat._network.pooling import POOLINGS, feature_names, pooled_shape
+from sklearn_cnnfeat._network.spec import NetworkSpec, Source
+from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 from sklearn_cnnfeat._progress import announce, progress
 from sklearn_cnnfeat._stream import ArraySink, NullSink, RowStore, stream, thread_count
 

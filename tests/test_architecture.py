@@ -20,7 +20,7 @@ ROOMS = {
     "keras": {"_network/_build.py"},
     "tensorflow": {"_network/_build.py"},
     "openvino": {"_network/_engines.py"},
-    "nncf": {"_network/_quantize.py"},
+    "nncf": {"_network/quantize.py"},
     "matplotlib": {"_demo.py", "_inspection/_displays.py"},
     "PIL": {
         "_images/decode.py",
@@ -33,7 +33,7 @@ ROOMS = {
     },
     "pyarrow": {"_sinks.py"},
     "zarr": {"_sinks.py"},
-    "h5py": {"_network/_inspect.py"},
+    "h5py": {"_network/model_files.py"},
     "sqlite3": {"_cache.py", "_database.py"},
     "dask": {"_distributed.py"},
     "distributed": {"_distributed.py"},

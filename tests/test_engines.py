@@ -13,7 +13,7 @@ import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._network import _build, _engines, _programs
-from sklearn_cnnfeat._network._zoo import find_architecture
+from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._stream import thread_count
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))

@@ -33,8 +33,8 @@ from sklearn_cnnfeat import (
     list_models,
 )
 from sklearn_cnnfeat._network import _inspect
-from sklearn_cnnfeat._network._inspect import ModelFileError, UntrustedModelError, inspect_file
-from sklearn_cnnfeat._network._zoo import find_architecture
+from sklearn_cnnfeat._network.model_files import ModelFileError, UntrustedModelError, inspect_file
+from sklearn_cnnfeat._network.zoo import find_architecture
 
 X = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
 
@@ -526,10 +526,10 @@ def test_skops_saves_a_fitted_pipeline(tmp_path):
     package = "sklearn_cnnfeat."
     assert {name.removeprefix(package) for name in unknown} == {
         "_transformer.CNNFeatureTransformer",
-        "_network._spec.Head",
-        "_network._spec.NetworkInfo",
-        "_network._spec.NetworkSpec",
-        "_network._spec.Source",
+        "_network.spec.Head",
+        "_network.spec.NetworkInfo",
+        "_network.spec.NetworkSpec",
+        "_network.spec.Source",
     }
     again = skops_io.load(file, trusted=unknown)
     np.testing.assert_array_equal(again.decision_function(images), pipe.decision_function(images))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer, list_models
-from sklearn_cnnfeat._network._zoo import find_architecture
+from sklearn_cnnfeat._network.zoo import find_architecture
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import parity

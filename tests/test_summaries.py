@@ -13,7 +13,7 @@ from sklearn.svm import SVC
 
 from sklearn_cnnfeat import CNNFeatureTransformer, filter_summary, layer_summary, list_models
 from sklearn_cnnfeat._network import _build
-from sklearn_cnnfeat._network._zoo import find_architecture
+from sklearn_cnnfeat._network.zoo import find_architecture
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cnnfeat._inspection._maps import as_batch, compute_maps, network_pixels, picture
 from sklearn_cnnfeat._inspection._source import child, chosen, find_step
-from sklearn_cnnfeat._network._pooling import GEM_FLOOR, GEM_POWER, SPP_LEVELS, spp_bins
+from sklearn_cnnfeat._network.pooling import GEM_FLOOR, GEM_POWER, SPP_LEVELS, spp_bins
 
 # Largest difference between what was added up and the decision, relative to all that was added
 # up, that is put down to the rounding of the pipeline's own arithmetic.

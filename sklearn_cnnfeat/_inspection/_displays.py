@@ -14,7 +14,7 @@ from sklearn_cnnfeat._inspection._maps import (
 from sklearn_cnnfeat._inspection._source import as_transformer, network_of
 from sklearn_cnnfeat._inspection._summaries import kernels_of
 from sklearn_cnnfeat._network import _build
-from sklearn_cnnfeat._network._zoo import find_architecture
+from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._search import layer_scores
 
 # Maps of a layer that are drawn unless more are asked for: what fits a page in 8 columns.

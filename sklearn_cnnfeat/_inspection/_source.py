@@ -5,7 +5,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from sklearn_cnnfeat._network import _build
-from sklearn_cnnfeat._network._zoo import find_architecture
+from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer, _check_input_size
 
 

@@ -17,14 +17,14 @@ import numpy as np
 
 from sklearn_cnnfeat._home import make_private_folder, programs_folder
 from sklearn_cnnfeat._network import _build, _engines, _quantize
-from sklearn_cnnfeat._network._published import find_weights
-from sklearn_cnnfeat._network._spec import (
+from sklearn_cnnfeat._network.weights import find_weights
+from sklearn_cnnfeat._network.spec import (
     NetworkInfo,
     digest_of_file,
     digest_of_text,
     installed_version,
 )
-from sklearn_cnnfeat._network._zoo import find_architecture
+from sklearn_cnnfeat._network.zoo import find_architecture
 
 # Least recently used programs leave the disk when all of them together take more bytes than this.
 MAX_BYTES_ON_DISK = 20 * 1024**3

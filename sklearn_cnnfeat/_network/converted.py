@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sklearn_cnnfeat._network._layers import Layer
+from sklearn_cnnfeat._network.layers import Layer
 
 
 @dataclass

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from sklearn_cnnfeat._network._spec import digest_of_file
-from sklearn_cnnfeat._network._zoo import find_architecture, list_models
+from sklearn_cnnfeat._network.spec import digest_of_file
+from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 
 # Folders, separated as in PATH.
 VARIABLE = "SKLEARN_CNNFEAT_WEIGHTS"
