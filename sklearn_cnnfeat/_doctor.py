@@ -22,8 +22,8 @@ from sklearn_cnnfeat._home import (
     programs_folder,
 )
 from sklearn_cnnfeat._network import _build, _programs
-from sklearn_cnnfeat._network.weights import find_all_weights
 from sklearn_cnnfeat._network.spec import installed_version
+from sklearn_cnnfeat._network.weights import find_all_weights
 from sklearn_cnnfeat._network.zoo import keras_home
 from sklearn_cnnfeat._stream import thread_count
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer

@@ -16,9 +16,9 @@ from sklearn_cnnfeat._cache import CacheWarning
 from sklearn_cnnfeat._images import ImageError
 from sklearn_cnnfeat._inspection._decision import NotAffineError
 from sklearn_cnnfeat._network._build import WeightsNotFoundError
-from sklearn_cnnfeat._network.model_files import ModelFileError, UntrustedModelError
-from sklearn_cnnfeat._network.layers import LayerNotFoundError
 from sklearn_cnnfeat._network._programs import EngineError, EngineWarning, ProgramWarning
+from sklearn_cnnfeat._network.layers import LayerNotFoundError
+from sklearn_cnnfeat._network.model_files import ModelFileError, UntrustedModelError
 from sklearn_cnnfeat._stream import UnreadableImageWarning
 
 __all__ = [

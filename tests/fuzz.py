@@ -70,7 +70,7 @@ class Models:
     def __init__(self):
         from make_bad_models import archive, bad_models, good_models
 
-        from sklearn_cnnfeat._network import _inspect
+        from sklearn_cnnfeat._network import model_files as _inspect
 
         self._archive = archive
         self._inspect = _inspect

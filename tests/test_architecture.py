@@ -19,7 +19,7 @@ MODULES = {
 ROOMS = {
     "keras": {"_network/_build.py"},
     "tensorflow": {"_network/_build.py"},
-    "openvino": {"_network/_engines.py"},
+    "openvino": {"_network/runtime.py"},
     "nncf": {"_network/quantize.py"},
     "matplotlib": {"_demo.py", "_inspection/_displays.py"},
     "PIL": {

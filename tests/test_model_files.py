@@ -32,7 +32,7 @@ from sklearn_cnnfeat import (
     layer_summary,
     list_models,
 )
-from sklearn_cnnfeat._network import _inspect
+from sklearn_cnnfeat._network import model_files as _inspect
 from sklearn_cnnfeat._network.model_files import ModelFileError, UntrustedModelError, inspect_file
 from sklearn_cnnfeat._network.zoo import find_architecture
 

@@ -12,7 +12,8 @@ from sklearn.base import clone
 from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._network import _engines, _programs, _quantize
+from sklearn_cnnfeat._network import _engines, _programs
+from sklearn_cnnfeat._network import quantize as quantize_module
 from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
 
@@ -38,13 +39,13 @@ def _features(network, pictures, **parameters):
 def quantized(monkeypatch):
     """Forget what is loaded, and count the networks that are quantized."""
     made = []
-    quantize = _quantize.quantize
+    quantize = quantize_module.quantize
 
     def count(network, batches):
         made.append(len(batches))
         return quantize(network, batches)
 
-    monkeypatch.setattr(_quantize, "quantize", count)
+    monkeypatch.setattr(quantize_module, "quantize", count)
     monkeypatch.setattr(_programs, "_programs", type(_programs._programs)())
     return made
 

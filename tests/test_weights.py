@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer, pack_weights
-from sklearn_cnnfeat._network import _build, _published
+from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network import weights as _published
 
 MOBILENET = "mobilenet_1_0_224_tf_no_top.h5"
 VGG16 = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer, list_models
-from sklearn_cnnfeat._network import _build, _published, _zoo
+from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network import weights as _published
+from sklearn_cnnfeat._network import zoo as _zoo
 
 # One of each family, cheap ones; the others differ from them in numbers only.
 FAMILIES = [

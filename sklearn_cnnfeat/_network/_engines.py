@@ -10,6 +10,8 @@ from collections import deque
 
 import numpy as np
 
+from sklearn_cnnfeat._network.runtime import import_openvino
+
 # Images a call for TensorFlow, which gains from large batches; OpenVINO keeps its cores busy with
 # single images, one a core, which also makes a row independent of the batch it sits in.
 KERAS_BATCH = 32
@@ -40,7 +42,7 @@ class OpenVINOEngine:
     name = "openvino"
 
     def __init__(self, network, dtype, precision, n_threads, batch_size, n_callers=None):
-        import openvino
+        openvino = import_openvino()
 
         self.batch_size = batch_size or 1
         # Twice as many requests as threads: the next image is there when one is done.
@@ -135,7 +137,7 @@ def read_graph(path, output_names):
     `Core.read_model` converts inside the runtime. The separate conversion tool, which reports its
     use to its makers unless told not to, is never called.
     """
-    import openvino
+    openvino = import_openvino()
 
     network = openvino.Core().read_model(str(path))
     return openvino.Model(
@@ -147,20 +149,20 @@ def read_graph(path, output_names):
 
 def read_program(path):
     """Read a saved program."""
-    import openvino
+    openvino = import_openvino()
 
     return openvino.Core().read_model(str(path))
 
 
 def write_program(network, path):
     """Save an OpenVINO model in full precision as `path` (.xml) and its weights beside it."""
-    import openvino
+    openvino = import_openvino()
 
     openvino.save_model(network, str(path), compress_to_fp16=False)
 
 
 def supports_bfloat16():
     """Whether this processor computes bfloat16 in hardware."""
-    import openvino
+    openvino = import_openvino()
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

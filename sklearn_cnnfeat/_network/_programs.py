@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from sklearn_cnnfeat._home import make_private_folder, programs_folder
-from sklearn_cnnfeat._network import _build, _engines, _quantize
-from sklearn_cnnfeat._network.weights import find_weights
+from sklearn_cnnfeat._network import _build, _engines, quantize
 from sklearn_cnnfeat._network.spec import (
     NetworkInfo,
     digest_of_file,
     digest_of_text,
     installed_version,
 )
+from sklearn_cnnfeat._network.weights import find_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
 
 # Least recently used programs leave the disk when all of them together take more bytes than this.
@@ -347,7 +347,7 @@ def _calibrate(spec, engine, folder, model, announce, calibrate):
         raise ValueError(f"precision='int8' is OpenVINO's, and Keras runs {name} here.")
     if announce:
         announce(f"calibrating {name} for 8 bits (kept for later runs)")
-    network = _quantize.quantize(whole.read_network(), calibrate(whole.info))
+    network = quantize.quantize(whole.read_network(), calibrate(whole.info))
     program = Program(spec, whole.info, "openvino", network=network)
     program.is_lasting = whole.is_lasting
     if program.is_lasting:

@@ -1,0 +1,64 @@
+"""OpenVINO, imported so that it sends nothing, and what must hold before it runs."""
+
+import importlib.util
+import os
+import sys
+from functools import lru_cache
+
+_TELEMETRY = "openvino_telemetry"
+
+
+def import_openvino():
+    """Import OpenVINO without its usage statistics.
+
+    ``import openvino`` reports itself to its makers and writes into the home folder. Where its
+    telemetry package cannot be imported it uses a stub instead, and keeps it for the process.
+    """
+    if "openvino" not in sys.modules:
+        absent = object()
+        before = sys.modules.get(_TELEMETRY, absent)
+        sys.modules[_TELEMETRY] = None  # what makes an import fail
+        try:
+            import openvino
+        finally:
+            if before is absent:
+                del sys.modules[_TELEMETRY]
+            else:
+                sys.modules[_TELEMETRY] = before
+    import openvino
+
+    return openvino
+
+
+@lru_cache(maxsize=1)
+def has_openvino():
+    """Whether OpenVINO is installed."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def supports_bfloat16():
+    """Whether this processor computes bfloat16 in hardware."""
+    openvino = import_openvino()
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def has_fast_bfloat16():
+    """Whether OpenVINO computes in bfloat16 on this processor, and not slower than in float32."""
+    return has_openvino() and supports_bfloat16()
+
+
+# Process in which a runtime has been set up; None before.
+_runtime_process = None
+
+
+def check_process():
+    """Refuse to go on after a fork, where OpenVINO and TensorFlow would wait forever."""
+    global _runtime_process
+    if _runtime_process not in (None, os.getpid()):
+        raise RuntimeError(
+            "This process was forked from one that had already run a network, and neither "
+            "OpenVINO nor TensorFlow works after a fork. Start workers with joblib's 'loky' "
+            "backend (scikit-learn's default) or with multiprocessing's 'spawn' method, or fork "
+            "before the first fit or transform."
+        )
+    _runtime_process = os.getpid()
