@@ -11,6 +11,23 @@ _INACTIVE = {"Dropout", "SpatialDropout2D", "GaussianDropout", "AlphaDropout", "
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """The weights of a convolution or dense layer, without their values."""
+
+    # Name in the layer, such as "kernel" or "depthwise_kernel".
+    name: str
+    # (height, width, channels in, filters) or (inputs, units).
+    shape: tuple
+    # None where there is no bias.
+    bias_shape: tuple | None
+    # Statistics of the values; None where only the structure is known.
+    mean: float | None = None
+    std: float | None = None
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True)
 class Layer:
     """One call of one layer, in the order of computation."""
 
@@ -22,8 +39,12 @@ class Layer:
     index: int | None
     # Shape of its output without the batch; None where it has several outputs.
     shape: tuple | None
-    # Path of the call that gave its input; None where that is no layer's.
+    # Path of the call that gave its input; None where that is not a layer's.
     source: str | None = None
+    # Number of weights, trainable or not.
+    n_parameters: int = 0
+    # Kernels of the layer, at its first call.
+    kernels: tuple = ()
 
 
 # The default of `CNNFeatureTransformer`, and whose layer it is.

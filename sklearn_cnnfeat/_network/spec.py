@@ -46,6 +46,15 @@ class Source:
         return identity
 
 
+def describe(source):
+    """Return what a network is called in messages."""
+    return {
+        "zoo": f"{source.name!r}",
+        "file": f"the model in {source.name!r}",
+        "object": f"the model {source.name!r}",
+    }[source.kind]
+
+
 @dataclass(frozen=True)
 class NetworkSpec:
     """One network, cut behind the layers that are wanted: the key of a program."""

@@ -25,6 +25,10 @@ KAGGLE_INPUT = Path("/kaggle/input")
 MANIFEST = "cnnfeat-weights.json"
 
 
+class WeightsNotFoundError(OSError):
+    """Published weights are neither on this machine nor could they be downloaded."""
+
+
 @dataclass(frozen=True)
 class Found:
     """The outcome of a search for one file."""
@@ -66,6 +70,24 @@ def find_weights(architecture, include_top, input_size):
     for problem in refused:
         warnings.warn(f"A weights file is not used. {problem}", UserWarning, stacklevel=2)
     return Found(None, tuple(places), tuple(refused))
+
+
+def missing_weights(architecture, include_top, input_size, found, problem):
+    """Return the error that says which file is missing, where it was looked for, and what to do."""
+    path = architecture.weights_file(include_top, input_size)
+    return WeightsNotFoundError(
+        f"The ImageNet weights of {architecture.name!r} are not on this machine and could not "
+        f"be downloaded ({problem}).\n"
+        f"  file    {path.name}\n"
+        f"  from    {architecture.download_url(include_top, input_size)}\n"
+        f"  put in  {path.parent}\n"
+        + "".join(f"  looked in  {place}\n" for place in found.places)
+        + "".join(f"  refused  {reason}\n" for reason in found.refused)
+        + "Download it where there is a network and put it there, or into a folder that "
+        f"the environment variable {VARIABLE} names; pack_weights makes such a folder. "
+        "Other choices: weights='path/to/file' for weights of your own, weights=None for "
+        "random ones."
+    )
 
 
 def find_all_weights():

@@ -1,0 +1,243 @@
+"""A process of its own for Keras: jobs go in, results or errors come out, and it ends by itself.
+
+Keras' backend is a setting of a whole process, and the memory, threads and messages of TensorFlow do
+not belong in the user's. The process is started with the parent's import path and talks through its
+standard streams: it sees their end when the parent is gone, however that ended. (Executors of
+`multiprocessing` and loky cannot be started in daemonic processes, such as Dask's workers.)
+"""
+
+import json
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+# Seconds without a job after which the process ends.
+IDLE_SECONDS = 60.0
+# Seconds that one job may take.
+LONGEST_JOB = 1800.0
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from sklearn_cnnfeat._network.process import serve; serve(float(sys.argv[2]))"
+)
+
+
+class ProcessEndedError(RuntimeError):
+    """The process of Keras ended before it had answered."""
+
+
+class KerasProcess:
+    """Runs functions in a process of its own, one at a time.
+
+    Parameters
+    ----------
+    environment : dict
+        Environment variables that differ from this process's; None removes one.
+    """
+
+    def __init__(self, environment):
+        self._environment = environment
+        self._process = None
+        self._owner = None
+        self._lock = threading.Lock()
+
+    def run(self, function, *args):
+        """Return what ``function(*args)`` returns there, or raise what it raises.
+
+        Parameters
+        ----------
+        function : callable
+            Of a module that the process can import.
+        *args : object
+            Values that can be pickled.
+
+        Raises
+        ------
+        ProcessEndedError
+            If the process is killed, by the system for want of memory for example, or takes
+            longer than `LONGEST_JOB`.
+        """
+        message = pickle.dumps((function, args))
+        with self._lock:
+            # An idle process may end at the moment when it is given a job.
+            for attempt in (1, 2):
+                is_new = self._start()
+                try:
+                    status, value = self._exchange(message)
+                    break
+                except (BrokenPipeError, EOFError) as error:
+                    code = self._stop()
+                    if is_new or attempt == 2:
+                        raise ProcessEndedError(_describe_end(code)) from error
+                except BaseException:
+                    self._stop()
+                    raise
+        if status == "error":
+            raise value
+        return value
+
+    def _start(self):
+        """Start the process unless it runs; return whether it was started."""
+        # After a fork the process is the parent's.
+        if self._owner == os.getpid() and self._process.poll() is None:
+            return False
+        environment = os.environ | {k: v for k, v in self._environment.items() if v is not None}
+        for name in self._environment.keys() - environment.keys():
+            environment.pop(name, None)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(sys.path), str(IDLE_SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        self._owner = os.getpid()
+        return True
+
+    def _exchange(self, message):
+        late = threading.Event()
+
+        def end():
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(LONGEST_JOB, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            _write_message(self._process.stdin, message)
+            return pickle.loads(_read_message(self._process.stdout))
+        except (BrokenPipeError, EOFError):
+            if late.is_set():
+                self._stop()
+                raise ProcessEndedError(
+                    f"The process that converts networks took longer than {LONGEST_JOB:.0f} s and "
+                    "was ended."
+                ) from None
+            raise
+        finally:
+            timer.cancel()
+
+    def _stop(self):
+        """End the process; return its exit status."""
+        process = self._process
+        process.kill()
+        process.stdin.close()
+        process.stdout.close()
+        self._owner = None
+        return process.wait()
+
+    @property
+    def pid(self):
+        """Number of the process; None while there is none."""
+        running = self._owner == os.getpid() and self._process.poll() is None
+        return self._process.pid if running else None
+
+
+def _describe_end(code):
+    if code is not None and code < 0:
+        try:
+            how = f"was ended by {signal.Signals(-code).name}"
+        except ValueError:
+            how = f"was ended by signal {-code}"
+    else:
+        how = f"ended with status {code}"
+    return (
+        f"The process that converts networks {how} before it was done. It may have run out of "
+        "memory; other programs may have to be closed, or a smaller network taken."
+    )
+
+
+def _write_message(stream, content):
+    stream.write(len(content).to_bytes(8, "little"))
+    stream.write(content)
+    stream.flush()
+
+
+def _read_message(stream):
+    head = stream.read(8)
+    if len(head) < 8:
+        raise EOFError
+    size = int.from_bytes(head, "little")
+    content = stream.read(size)
+    if len(content) < size:
+        raise EOFError
+    return content
+
+
+# --- in the process -------------------------------------------------------------------------------
+
+
+def serve(idle_seconds):
+    """Run jobs until the parent is gone, or has had none for some seconds."""
+    # An interrupt at the terminal is the parent's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # What libraries print must not get between the answers.
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    inbox = queue.Queue()
+    threading.Thread(target=_receive, args=(jobs, inbox), daemon=True).start()
+    while True:
+        try:
+            message = inbox.get(timeout=idle_seconds)
+        except queue.Empty:
+            os._exit(0)
+        try:
+            function, args = pickle.loads(message)
+            answer = pickle.dumps(("value", function(*args)))
+        except Exception as error:
+            answer = pickle.dumps(("error", _portable(error)))
+        _write_message(answers, answer)
+
+
+def _receive(jobs, inbox):
+    try:
+        while True:
+            inbox.put(_read_message(jobs))
+    except (EOFError, OSError):
+        os._exit(0)  # the parent is gone, perhaps in the middle of a job
+
+
+def _portable(error):
+    """Return an error that the parent can read: of the same kind, or a `RuntimeError`."""
+    # The parent need not be able to import what raised it.
+    known = type(error).__module__.partition(".")[0] in ("builtins", "sklearn_cnnfeat")
+    if known:
+        try:
+            pickle.loads(pickle.dumps(error))
+            return error
+        except Exception:  # an error with a constructor of its own
+            pass
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def limited_memory(n_bytes):
+    """Let this process take at most so many bytes of addresses more, where the system can do so."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = _address_space() + n_bytes
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _address_space():
+    import psutil
+
+    return psutil.Process().memory_info().vms
