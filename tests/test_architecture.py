@@ -17,7 +17,7 @@ MODULES = {
 }
 # Library -> the modules that may import it, each inside a function.
 ROOMS = {
-    "keras": {"_network/_build.py"},
+    "keras": {"_network/_build.py", "_network/keras_models.py"},
     "tensorflow": {"_network/_build.py"},
     "openvino": {"_network/runtime.py"},
     "nncf": {"_network/quantize.py"},

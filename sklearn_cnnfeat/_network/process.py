@@ -1,8 +1,8 @@
 """A process of its own for Keras: jobs go in, results or errors come out, and it ends by itself.
 
-Keras' backend is a setting of a whole process, and the memory, threads and messages of TensorFlow do
-not belong in the user's. The process is started with the parent's import path and talks through its
-standard streams: it sees their end when the parent is gone, however that ended. (Executors of
+Keras' backend is a setting of a whole process, and the memory, threads and messages of TensorFlow
+do not belong in the user's. The process is started with the parent's import path and talks through
+its standard streams: it sees their end when the parent is gone, however that ended. (Executors of
 `multiprocessing` and loky cannot be started in daemonic processes, such as Dask's workers.)
 """
 
