@@ -26,8 +26,9 @@ from _common import (
 )
 from PIL import Image, JpegImagePlugin
 
-from sklearn_cnnfeat._images import ImageError, ImageSpec, as_images
+from sklearn_cnnfeat._images import ImageSpec, as_images
 from sklearn_cnnfeat._images.damage import expose_cuts
+from sklearn_cnnfeat.exceptions import ImageError
 
 SPEC = ImageSpec(None, None, 3)
 IMAGES = as_images([b"x"])

@@ -1,4 +1,4 @@
-from ._cache import CacheWarning, FeatureCache
+from ._cache import FeatureCache
 from ._doctor import show_versions
 from ._extract import extract
 from ._feature_files import load_features
@@ -15,6 +15,7 @@ from ._network.zoo import list_models
 from ._search import layer_report, layer_scores, precompute
 from ._transformer import CNNFeatureTransformer
 from ._weights import pack_weights
+from .exceptions import CacheWarning
 
 __version__: str
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from sklearn_cnnfeat._database import Database, FaultError, number, shrink, transaction, used_bytes
 from sklearn_cnnfeat._home import features_folder
+from sklearn_cnnfeat.exceptions import CacheWarning
 
 _COARSE = 600  # seconds; a use is noted down only when the last noted one is older than this
 _KEEP = 0.9  # the part of max_bytes that stays when old rows leave
@@ -37,10 +38,6 @@ _WRITE = (
     f"VALUES ({_RECIPE_ID}, ?, ?, ?, ?)"
 )
 _DELETE = "DELETE FROM rows WHERE id = ?"
-
-
-class CacheWarning(UserWarning):
-    """The feature cache cannot do its work; results stay right, but are computed again."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,11 +17,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from sklearn_cnnfeat._images import ImageError
 from sklearn_cnnfeat._images.urls import is_url
 from sklearn_cnnfeat._progress import progress
 from sklearn_cnnfeat._search import layer_scores, precompute
-from sklearn_cnnfeat._stream import UnreadableImageWarning
+from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
 CLASSIFIERS = {
     "svm": SVC(),

@@ -30,9 +30,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cnnfeat import _distributed
 from sklearn_cnnfeat._functions import describe_function
-from sklearn_cnnfeat._images import ImageError, first_few
+from sklearn_cnnfeat._images import first_few
 from sklearn_cnnfeat._images.folders import find_images
-from sklearn_cnnfeat._network._programs import EngineError
 from sklearn_cnnfeat._network.spec import digest_of_text
 from sklearn_cnnfeat._parts import (
     STAMP,
@@ -58,8 +57,8 @@ from sklearn_cnnfeat._sinks import (
     is_of_errors,
     write_errors,
 )
-from sklearn_cnnfeat._stream import UnreadableImageWarning
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
+from sklearn_cnnfeat.exceptions import EngineError, ImageError, UnreadableImageWarning
 
 # Images in a part, and bytes of its rows, at most: what a kill may cost.
 _PART_ROWS = 256

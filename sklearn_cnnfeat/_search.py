@@ -28,8 +28,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sklearn_cnnfeat._images import first_few
 from sklearn_cnnfeat._inspection._summaries import layer_summary
-from sklearn_cnnfeat._network.layers import LayerNotFoundError
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
+from sklearn_cnnfeat.exceptions import LayerNotFoundError
 
 # Parameters that a network's specification holds, and those that change no number.
 _IN_SPEC = frozenset(

@@ -17,7 +17,8 @@ from itertools import chain, islice
 import joblib
 import numpy as np
 
-from sklearn_cnnfeat._images import ImageError, first_few
+from sklearn_cnnfeat._images import first_few
+from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
 # Images decoded or being decoded, for each thread, before the network takes them.
 _AHEAD = 4
@@ -32,10 +33,6 @@ _ROWS_A_WRITE = 256
 _BYTES_A_WRITE = 32 * 1024**2
 _WRITING_TIME = 0.04
 _LONGEST_PAUSE = 2.0
-
-
-class UnreadableImageWarning(UserWarning):
-    """Some images could not be read; their rows are NaN."""
 
 
 @dataclass

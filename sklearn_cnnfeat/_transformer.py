@@ -19,7 +19,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from sklearn_cnnfeat import _distributed
-from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
+from sklearn_cnnfeat._cache import FeatureCache
 from sklearn_cnnfeat._home import features_folder
 from sklearn_cnnfeat._images import (
     DECODES,
@@ -27,7 +27,6 @@ from sklearn_cnnfeat._images import (
     INTERPOLATIONS,
     MOST_PIXELS,
     RESIZES,
-    ImageError,
     ImageSpec,
     as_images,
 )
@@ -37,6 +36,7 @@ from sklearn_cnnfeat._network.spec import NetworkSpec, Source
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 from sklearn_cnnfeat._progress import announce, progress
 from sklearn_cnnfeat._stream import ArraySink, NullSink, RowStore, stream, thread_count
+from sklearn_cnnfeat.exceptions import CacheWarning, EngineError, EngineWarning, ImageError
 
 # More change an 8-bit network hardly, and take longer.
 _MOST_CALIBRATION_IMAGES = 128
@@ -665,12 +665,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         """Stream images through the network into a sink; return how many were computed."""
         try:
             return self._stream(images, sink, description)
-        except _programs.EngineError as error:
+        except EngineError as error:
             if self._engine != "auto" or self.precision != "float32":
                 raise
-            warnings.warn(
-                f"{error} Keras computes it instead.", _programs.EngineWarning, stacklevel=5
-            )
+            warnings.warn(f"{error} Keras computes it instead.", EngineWarning, stacklevel=5)
             self._engine = self.engine_ = "keras"
             return self._stream(images, sink, description)
 

@@ -193,7 +193,8 @@ class Images:
     def __init__(self):
         from make_bad_images import bad_images, good_images
 
-        from sklearn_cnnfeat._images import ImageError, ImageSpec, as_images
+        from sklearn_cnnfeat._images import ImageSpec, as_images
+        from sklearn_cnnfeat.exceptions import ImageError
 
         warnings.simplefilter("ignore")  # Pillow's, of what it finds in damaged files
         self._error = ImageError

@@ -1,12 +1,14 @@
 """What the layout promises: heavy libraries have one room each, and imports form no circle."""
 
 import ast
+import pickle
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import sklearn_cnnfeat
+from sklearn_cnnfeat import exceptions
 
 ROOT = Path(sklearn_cnnfeat.__file__).parent
 MODULES = {
@@ -76,3 +78,21 @@ def test_imports_form_no_circle():
     for dependencies in graph.values():
         dependencies.discard("sklearn_cnnfeat")
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+def test_public_errors_stand_in_one_module_that_imports_nothing():
+    tree = ast.parse(MODULES["sklearn_cnnfeat.exceptions"].read_text(encoding="utf-8"))
+    assert not list(_imports(tree))
+    defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert defined == set(exceptions.__all__)
+
+
+@pytest.mark.parametrize("name", exceptions.__all__)
+def test_errors_survive_pickling(name):
+    """On its way out of a worker process an error keeps its message and its attributes."""
+    parts = ("photo.jpg", "it is empty") if name == "ImageError" else ("It is not affine.",)
+    error = getattr(exceptions, name)(*parts)
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is type(error)
+    assert str(copied) == str(error)
+    assert vars(copied) == vars(error)

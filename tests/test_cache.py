@@ -31,8 +31,9 @@ from hypothesis.stateful import (
 from sklearn.base import BaseEstimator, clone
 
 import sklearn_cnnfeat._cache as cache_module
-from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
+from sklearn_cnnfeat._cache import FeatureCache
 from sklearn_cnnfeat._home import home_folder, make_private_folder
+from sklearn_cnnfeat.exceptions import CacheWarning
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 

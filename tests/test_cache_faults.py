@@ -15,7 +15,8 @@ import pytest
 from test_cache import check, digest, digests, finish, make, needs_fork, start
 
 import sklearn_cnnfeat._database as database_module
-from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
+from sklearn_cnnfeat._cache import FeatureCache
+from sklearn_cnnfeat.exceptions import CacheWarning
 
 NUMBERS = range(12)
 WIDTHS = {"narrow": 40, "wide": 1500}  # rows within one page, and over several

@@ -20,14 +20,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageFile, ImageOps
 from sklearn.utils import Bunch
 
-from sklearn_cnnfeat._images import (
-    EXTENSIONS,
-    INTERPOLATIONS,
-    RESIZES,
-    ImageError,
-    ImageSpec,
-    as_images,
-)
+from sklearn_cnnfeat._images import EXTENSIONS, INTERPOLATIONS, RESIZES, ImageSpec, as_images
+from sklearn_cnnfeat.exceptions import ImageError
 
 OWN_SIZE = ImageSpec(None, None, 3)
 SMALL = ImageSpec(20, 24, 3)

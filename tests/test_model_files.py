@@ -33,8 +33,9 @@ from sklearn_cnnfeat import (
     list_models,
 )
 from sklearn_cnnfeat._network import model_files as _inspect
-from sklearn_cnnfeat._network.model_files import ModelFileError, UntrustedModelError, inspect_file
+from sklearn_cnnfeat._network.model_files import inspect_file
 from sklearn_cnnfeat._network.zoo import find_architecture
+from sklearn_cnnfeat.exceptions import ModelFileError, UntrustedModelError
 
 X = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
 

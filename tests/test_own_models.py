@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._network.model_files import UntrustedModelError
+from sklearn_cnnfeat.exceptions import UntrustedModelError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 keras = pytest.importorskip("keras")

@@ -1,7 +1,6 @@
 """From any `X` to pixels: the collection of images, their keys, decoding and damaged files."""
 
 from sklearn_cnnfeat._images.collection import Images
-from sklearn_cnnfeat._images.errors import ImageError
 from sklearn_cnnfeat._images.formats import EXTENSIONS, FORMATS
 from sklearn_cnnfeat._images.inputs import as_images
 from sklearn_cnnfeat._images.spec import (
@@ -21,7 +20,6 @@ __all__ = [
     "INTERPOLATIONS",
     "MOST_PIXELS",
     "RESIZES",
-    "ImageError",
     "ImageSpec",
     "Images",
     "as_images",

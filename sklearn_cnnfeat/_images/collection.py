@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from sklearn_cnnfeat._images.decode import decode_array, decode_image
-from sklearn_cnnfeat._images.errors import ImageError, describe
+from sklearn_cnnfeat._images.errors import describe
 from sklearn_cnnfeat._images.keys import (
     content_digest,
     file_state,
@@ -21,6 +21,7 @@ from sklearn_cnnfeat._images.keys import (
 from sklearn_cnnfeat._images.orientation import orientation
 from sklearn_cnnfeat._images.urls import check_urls, is_url, read_url
 from sklearn_cnnfeat._text import first_few
+from sklearn_cnnfeat.exceptions import ImageError
 
 # Larger files are no photographs; they are read into memory whole.
 _MOST_BYTES = 2 * 1024**3

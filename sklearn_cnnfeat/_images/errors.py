@@ -1,25 +1,4 @@
-"""The error for an image that cannot be read."""
-
-
-class ImageError(ValueError):
-    """An image that cannot be turned into pixels.
-
-    Parameters
-    ----------
-    name : str
-        The file, or "image 17" for an image that has no name.
-    reason : str
-        What is wrong with it.
-    """
-
-    def __init__(self, name, reason):
-        # Both go to args, so that the error survives pickling on its way out of a worker process.
-        super().__init__(name, reason)
-        self.name = name
-        self.reason = reason
-
-    def __str__(self):
-        return f"cannot read {self.name!r}: {self.reason}"
+"""What an exception says, as the reason of an `ImageError`."""
 
 
 def describe(error):

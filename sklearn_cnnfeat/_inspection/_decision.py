@@ -34,22 +34,13 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_cnnfeat._inspection._maps import as_batch, compute_maps, network_pixels, picture
 from sklearn_cnnfeat._inspection._source import child, chosen, find_step
 from sklearn_cnnfeat._network.pooling import GEM_FLOOR, GEM_POWER, SPP_LEVELS, spp_bins
+from sklearn_cnnfeat.exceptions import NotAffineError
 
 # Largest difference between what was added up and the decision, relative to all that was added
 # up, that is put down to the rounding of the pipeline's own arithmetic.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "int8": 1e-4}
 # Covered pictures that are computed at a time: they are held in memory.
 _CHUNK = 128
-
-
-class NotAffineError(ValueError):
-    """A pipeline has no exact decision map."""
-
-    def __init__(self, reason):
-        super().__init__(
-            f"{reason} So there is no exact decision map; method='occlusion' works with every "
-            "pipeline."
-        )
 
 
 def decision_map(

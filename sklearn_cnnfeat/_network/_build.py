@@ -24,12 +24,10 @@ from typing import ClassVar
 import numpy as np
 
 from sklearn_cnnfeat._images import MOST_PIXELS
-from sklearn_cnnfeat._network.layers import Layer, LayerNotFoundError, find_layer, sentence
+from sklearn_cnnfeat._network.layers import Layer, find_layer, sentence
 from sklearn_cnnfeat._network.model_files import (
     INSPECTION,
     REFUSED_LAYERS,
-    ModelFileError,
-    UntrustedModelError,
     cause_of,
     inspected_copy,
     saved_by,
@@ -39,11 +37,12 @@ from sklearn_cnnfeat._network.spec import Head, NetworkInfo, digest_of_file
 from sklearn_cnnfeat._network.weights import VARIABLE as WEIGHTS_VARIABLE
 from sklearn_cnnfeat._network.weights import find_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
-
-
-class WeightsNotFoundError(OSError):
-    """Published weights are neither on this machine nor could they be downloaded."""
-
+from sklearn_cnnfeat.exceptions import (
+    LayerNotFoundError,
+    ModelFileError,
+    UntrustedModelError,
+    WeightsNotFoundError,
+)
 
 _MAX_CONSTANT_BYTES = 256 * 1024**2
 

@@ -25,6 +25,7 @@ from sklearn_cnnfeat._network.spec import (
 )
 from sklearn_cnnfeat._network.weights import find_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
+from sklearn_cnnfeat.exceptions import EngineError, EngineWarning, ProgramWarning
 
 # Least recently used programs leave the disk when all of them together take more bytes than this.
 MAX_BYTES_ON_DISK = 20 * 1024**3
@@ -42,18 +43,6 @@ _ABANDONED = 3600
 _RECORD = "program.json"
 _NETWORK = "network.xml"
 _WEIGHTS = "network.bin"
-
-
-class EngineWarning(UserWarning):
-    """Another engine than expected computes the features."""
-
-
-class EngineError(RuntimeError):
-    """An engine cannot run a network."""
-
-
-class ProgramWarning(UserWarning):
-    """A compiled network could not be kept or read, and is compiled again."""
 
 
 def identify(source, layers, input_size=None, model=None):

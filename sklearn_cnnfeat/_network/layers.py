@@ -4,6 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from sklearn_cnnfeat.exceptions import LayerNotFoundError
+
 # Layers that change nothing or only the scale of a classifier's output, and models inside a model.
 _ACTIVATIONS = {"Activation", "Softmax"}
 _MODELS = {"Functional", "Sequential"}
@@ -49,10 +51,6 @@ class Layer:
 
 # The default of `CNNFeatureTransformer`, and whose layer it is.
 _DEFAULT, _ITS_NETWORKS = "block5_pool", "VGG16 and VGG19"
-
-
-class LayerNotFoundError(ValueError):
-    """No layer, or more than one, fits what `layer=` says."""
 
 
 def find_layer(layer, layers, n_layers, where):

@@ -21,6 +21,8 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+from sklearn_cnnfeat.exceptions import ModelFileError, UntrustedModelError
+
 # Raised whenever something more is refused: what passed an older version is inspected again.
 INSPECTION = 2
 
@@ -129,14 +131,6 @@ _REASONS = {
 }
 # Keras' own classes that no file may name; what they compute is not in the file alone.
 REFUSED_LAYERS = {name for name in _REASONS if name[0].isupper()} - {"TypeSpec", "CompositeTensor"}
-
-
-class ModelFileError(ValueError):
-    """A file cannot be read as a Keras model or as weights of the network."""
-
-
-class UntrustedModelError(ModelFileError):
-    """A model file holds something that could do more than compute; it was not loaded."""
 
 
 class _Refused(Exception):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sklearn_cnnfeat._network.spec import digest_of_file
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
+from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
 # Folders, separated as in PATH.
 VARIABLE = "SKLEARN_CNNFEAT_WEIGHTS"
@@ -23,10 +24,6 @@ VARIABLE = "SKLEARN_CNNFEAT_WEIGHTS"
 KAGGLE_INPUT = Path("/kaggle/input")
 # Written beside packed weights: the SHA-256 of each file.
 MANIFEST = "cnnfeat-weights.json"
-
-
-class WeightsNotFoundError(OSError):
-    """Published weights are neither on this machine nor could they be downloaded."""
 
 
 @dataclass(frozen=True)
