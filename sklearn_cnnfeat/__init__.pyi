@@ -1,7 +1,7 @@
 from ._cache import FeatureCache
 from ._doctor import show_versions
-from ._extract import extract
-from ._feature_files import load_features
+from ._extract.extract import extract
+from ._extract.load import load_features
 from ._images.folders import load_image_folder, load_image_table
 from ._inspection._decision import decision_map
 from ._inspection._displays import (

@@ -8,12 +8,12 @@ import joblib
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from sklearn_cnnfeat._files import replaced_whole
 from sklearn_cnnfeat._inspection._source import chosen, find_step
-from sklearn_cnnfeat._parts import replaced_whole
 
 # Our own classes in a fitted transformer. All that they hold are numbers and names.
 _OURS = [
-    "sklearn_cnnfeat._cache.FeatureCache",
+    "sklearn_cnnfeat._cache.feature_cache.FeatureCache",
     "sklearn_cnnfeat._network.spec.Head",
     "sklearn_cnnfeat._network.spec.NetworkInfo",
     "sklearn_cnnfeat._network.spec.NetworkSpec",

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from sklearn_cnnfeat._files import digest_of_file, replaced_whole, write_whole
 from sklearn_cnnfeat._network import _build
-from sklearn_cnnfeat._network.spec import Source, digest_of_file
+from sklearn_cnnfeat._network.spec import Source
 from sklearn_cnnfeat._network.weights import MANIFEST, VARIABLE, find_weights, read_manifest
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
-from sklearn_cnnfeat._parts import replaced_whole, write_whole
 
 __all__ = ["pack_weights"]
 

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 )
 from sklearn.base import BaseEstimator, clone
 
-import sklearn_cnnfeat._cache as cache_module
+import sklearn_cnnfeat._cache.feature_cache as cache_module
 from sklearn_cnnfeat._cache import FeatureCache
 from sklearn_cnnfeat._home import home_folder, make_private_folder
 from sklearn_cnnfeat.exceptions import CacheWarning
@@ -67,7 +67,7 @@ from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
 def start(code, *arguments, **options):
     """Start a Python process that runs `code` after the functions above."""
     command = [sys.executable, "-c", CHILD + code, *map(str, arguments)]
-    root = str(Path(cache_module.__file__).parents[1])
+    root = str(Path(cache_module.__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *sys.path])}
     return subprocess.Popen(
         command,
@@ -469,15 +469,17 @@ for k in range(40):
                 cache.put_many(str(width), [digest(i) for i in numbers], make(numbers, width))
                 os.write(send, first.to_bytes(4, "little"))
         os.close(send)
-        started.append((pid, receive))
+        # Every other pair is killed once it has written something, however slow the machine is.
+        told = os.read(receive, 4) if k % 2 else b""
+        started.append((pid, receive, told))
     time.sleep(random.uniform(0.0, 0.06))
-    for pid, receive in started:
+    for pid, _, _ in started:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     warnings.simplefilter("error", CacheWarning)
     cache = FeatureCache(folder)
-    for (pid, receive), width in zip(started, (500, 25_088)):
-        told = os.read(receive, 2**16)
+    for (pid, receive, told), width in zip(started, (500, 25_088)):
+        told += os.read(receive, 2**16)
         os.close(receive)
         for at in range(0, len(told), 4):
             first = int.from_bytes(told[at:at + 4], "little")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_cache import check, digest, digests, finish, make, needs_fork, start
 
-import sklearn_cnnfeat._database as database_module
+import sklearn_cnnfeat._cache.database as database_module
 from sklearn_cnnfeat._cache import FeatureCache
 from sklearn_cnnfeat.exceptions import CacheWarning
 

@@ -551,7 +551,7 @@ def cache_warnings(caught):
 
 
 def test_locked_cache(cnn, files, monkeypatch):
-    monkeypatch.setattr("sklearn_cnnfeat._database._PATIENCE", 0.3)
+    monkeypatch.setattr("sklearn_cnnfeat._cache.database._PATIENCE", 0.3)
     expected = uncached(cnn, files)
     cnn.fit_transform(files[:4])
     with closing(sqlite3.connect(Path(cnn.cache) / "features.sqlite")) as other:

@@ -1080,7 +1080,7 @@ def test_arguments(settings, error, match, originals, cnn, tmp_path):
 @pytest.mark.parametrize("form", FORMATS)
 def test_some_rows_and_frames(form, originals, cnn, tmp_path, monkeypatch):
     # Several row groups and chunks.
-    monkeypatch.setattr("sklearn_cnnfeat._sinks.BLOCK_BYTES", 7 * 8 * 4)
+    monkeypatch.setattr("sklearn_cnnfeat._extract.formats.base.BLOCK_BYTES", 7 * 8 * 4)
     to = tmp_path / f"f.{form}"
     labels = ["x", "y", "z"] * 10
     run(originals, to, cnn, target=labels)

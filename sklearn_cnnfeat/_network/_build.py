@@ -23,6 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._images import MOST_PIXELS
 from sklearn_cnnfeat._network.layers import Layer, find_layer, sentence
 from sklearn_cnnfeat._network.model_files import (
@@ -33,7 +34,7 @@ from sklearn_cnnfeat._network.model_files import (
     saved_by,
 )
 from sklearn_cnnfeat._network.pooling import needs_fixed_size, pool, pooled_shape
-from sklearn_cnnfeat._network.spec import Head, NetworkInfo, digest_of_file
+from sklearn_cnnfeat._network.spec import Head, NetworkInfo
 from sklearn_cnnfeat._network.weights import VARIABLE as WEIGHTS_VARIABLE
 from sklearn_cnnfeat._network.weights import find_weights
 from sklearn_cnnfeat._network.zoo import find_architecture

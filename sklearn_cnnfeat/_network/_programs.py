@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sklearn_cnnfeat._files import digest_of_file, digest_of_text
 from sklearn_cnnfeat._home import make_private_folder, programs_folder
 from sklearn_cnnfeat._network import _build, _engines, quantize
 from sklearn_cnnfeat._network.spec import (
     NetworkInfo,
-    digest_of_file,
-    digest_of_text,
     installed_version,
 )
 from sklearn_cnnfeat._network.weights import find_weights

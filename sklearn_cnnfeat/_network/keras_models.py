@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._network.model_files import cause_of, inspected_copy, saved_by
 from sklearn_cnnfeat._network.runtime import import_openvino
-from sklearn_cnnfeat._network.spec import digest_of_file
 from sklearn_cnnfeat._network.weights import find_weights, missing_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat.exceptions import ModelFileError, UntrustedModelError

@@ -1,12 +1,11 @@
 """What to compute: frozen values with a fingerprint, made without importing Keras."""
 
-import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from sklearn_cnnfeat._files import digest_of_text
 
 # Raised whenever a program written by an older version of this package computes other numbers.
 PROGRAM_FORMAT = 1
@@ -145,32 +144,6 @@ class NetworkInfo:
             for head in values["heads"]
         )
         return cls(heads=heads, input_shape=tuple(values["input_shape"]))
-
-
-def digest_of_text(text):
-    """Return the SHA-256 of `text` in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def digest_of_file(path):
-    """Return the SHA-256 of a file's content in hexadecimal.
-
-    It is remembered while the file's size, inode and times stay the same, so that a search
-    with hundreds of fits reads a model file once.
-    """
-    status = os.stat(path)
-    return _digest_of_file(
-        Path(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    )
-
-
-@lru_cache(maxsize=64)
-def _digest_of_file(path, size, modified, changed, inode):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @lru_cache(maxsize=16)

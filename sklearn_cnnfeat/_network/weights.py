@@ -4,7 +4,6 @@ Weights are files that users carry about: a Kaggle dataset, a folder on a cluste
 name and trusted by content.
 """
 
-import hashlib
 import json
 import os
 import stat
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from sklearn_cnnfeat._network.spec import digest_of_file
+from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
@@ -130,7 +129,7 @@ def _check(path, _size, _modified):
     expected = DIGESTS.get(path.name)
     if expected is not None:
         algorithm = "sha256" if len(expected) == 64 else "md5"
-        found = _digest(path, algorithm)
+        found = digest_of_file(path, algorithm)
         if found != expected:
             return f"its {algorithm.upper()} is {found}, that of Keras' file {expected}"
     try:
@@ -140,14 +139,6 @@ def _check(path, _size, _modified):
     if packed is not None and digest_of_file(str(path)) != packed["sha256"]:
         return f"its SHA-256 is not the one in {path.parent / MANIFEST}: it has changed since"
     return None
-
-
-def _digest(path, algorithm):
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_manifest(folder):

@@ -15,7 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sklearn_cnnfeat._database import Database, FaultError, number, shrink, transaction, used_bytes
+from sklearn_cnnfeat._cache.database import (
+    Database,
+    FaultError,
+    number,
+    shrink,
+    transaction,
+    used_bytes,
+)
 from sklearn_cnnfeat._home import features_folder
 from sklearn_cnnfeat.exceptions import CacheWarning
 

@@ -8,8 +8,10 @@ import pandas as pd
 import psutil
 from sklearn.utils import Bunch
 
+from sklearn_cnnfeat._extract.formats import FORMATS
+from sklearn_cnnfeat._extract.formats.base import ERRORS, VERSION
+from sklearn_cnnfeat._extract.formats.errors import read_errors
 from sklearn_cnnfeat._network.pooling import feature_names
-from sklearn_cnnfeat._sinks import ERRORS, FORMATS, VERSION, read_errors
 
 
 def load_features(path, *, rows=None, as_frame=False):

@@ -1,0 +1,1 @@
+"""Features of more images than memory holds: into a file, resumed after any interruption."""

@@ -1,0 +1,118 @@
+"""The sink that puts rows into parts."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from sklearn_cnnfeat._extract.shards import STAMP, Part
+
+
+class WriteError(Exception):
+    """A part could not be written; the cause is an `OSError`."""
+
+
+class PartSink:
+    """Puts rows into parts, and closes each in a thread of its own when its last row is there.
+
+    At most one part is being written while the next is filled: no more than these two are lost if
+    the process ends here.
+
+    Parameters
+    ----------
+    parts : Parts
+        Where they go.
+    columns : list of slice or None
+        The columns of each head; None where a row is one head's maps.
+    stamps : ndarray of shape (n_images, STAMP), uint8
+        What the images are like now.
+    positions : sequence of int
+        The images that will come. Other images of their parts are taken from the closed part.
+    first : int, default=0
+        Position, among all images, of the image that is told as number 0, and that `stamps` begins
+        with.
+    """
+
+    def __init__(self, parts, columns, stamps, positions, first=0):
+        self._parts = parts
+        self._columns = columns
+        self._stamps = stamps
+        self._first = first
+        numbers = (np.asarray(positions, np.int64) + first) // parts.part_size
+        numbers, counts = np.unique(numbers, return_counts=True)
+        self._n_missing = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+        self._open = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="sklearn_cnnfeat_parts")
+        self._writing = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self._writer.shutdown(wait=True)
+        if kind is None:
+            self._wait()
+
+    def write(self, i, rows):
+        """Take the rows of image `i`, one a head."""
+        position = self._first + i
+        part = self._part_of(position)
+        row = part.rows[position % self._parts.part_size]
+        if part.rows.dtype == np.float16:
+            self._check_range(i, rows)
+        if self._columns is None:
+            row[...] = rows[0]
+        else:
+            for columns, values in zip(self._columns, rows, strict=True):
+                row[columns] = np.ravel(values)
+        part.errors.pop(position, None)
+        self._done(position)
+
+    def fail(self, i, error):
+        """Note down that image `i` cannot be read."""
+        position = self._first + i
+        part = self._part_of(position)
+        part.rows[position % self._parts.part_size] = np.nan
+        part.errors[position] = error.reason
+        self._done(position)
+
+    def _part_of(self, position):
+        number = position // self._parts.part_size
+        if number not in self._open:
+            span = self._parts.span(number)
+            if self._n_missing[number] < len(span):
+                known = self._parts.read(number)
+                part = Part(known.rows.copy(), known.stamps.copy(), known.errors)
+            else:
+                rows = np.empty((len(span), *self._parts.row_shape), self._parts.dtype)
+                part = Part(rows, np.empty((len(span), STAMP), np.uint8))
+            self._open[number] = part
+        return self._open[number]
+
+    def _done(self, position):
+        number, place = divmod(position, self._parts.part_size)
+        part = self._open[number]
+        part.stamps[place] = self._stamps[position - self._first]
+        self._n_missing[number] -= 1
+        if self._n_missing[number] == 0:
+            del self._open[number]
+            self._wait()
+            self._writing = self._writer.submit(self._parts.write, number, part)
+
+    def _wait(self):
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            try:
+                writing.result()
+            except OSError as error:
+                raise WriteError from error
+
+    def _check_range(self, i, rows):
+        largest = np.finfo(np.float16).max
+        for values in rows:
+            values = np.abs(values)
+            beyond = values[np.isfinite(values) & (values > largest)]
+            if len(beyond):
+                raise ValueError(
+                    f"dtype='float16' holds numbers up to {largest:g}, but a feature of image "
+                    f"{self._first + i} is {beyond.max():g}. Use dtype='float32'."
+                )

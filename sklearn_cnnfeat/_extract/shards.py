@@ -1,0 +1,164 @@
+"""Rows on their way into a file: closed parts in a working folder, which survive any end of a run.
+
+A part holds the rows of some hundred images that follow each other. It is written to a file of
+another name, flushed to the disk and renamed: a part that is there is whole. Whoever computes part
+number k of the same job writes the same bytes, so that it does no harm if two do.
+"""
+
+import contextlib
+import json
+import os
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sklearn_cnnfeat._files import UNFINISHED, write_whole
+
+STAMP = 16  # bytes that tell whether an image has changed
+
+_MAGIC = b"cnnfeat part 1\n\0"
+
+
+class DamagedPartError(Exception):
+    """A part does not hold what was written; `number` says which."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
+@dataclass
+class Part:
+    """The rows of images that follow each other.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_images, *row_shape)
+        Those of failed images are NaN.
+    stamps : ndarray of shape (n_images, STAMP), uint8
+        What the images were like when they were computed.
+    errors : dict
+        For each failed image: its position among all images, and what is wrong with it.
+    """
+
+    rows: np.ndarray
+    stamps: np.ndarray
+    errors: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All parts of a job, closed or not.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where their files are.
+    key : str
+        Digest of all that their content depends on; parts of another job are not taken for ours.
+    n_images, part_size : int
+        Number of images, and of those in a part (fewer in the last).
+    row_shape : tuple of int
+        Shape of an image's row.
+    dtype : str
+        "float32" or "float16".
+    """
+
+    folder: Path
+    key: str
+    n_images: int
+    part_size: int
+    row_shape: tuple
+    dtype: str
+
+    def __len__(self):
+        return -(-self.n_images // self.part_size)
+
+    def span(self, number):
+        """Return the positions of the images of a part."""
+        start = number * self.part_size
+        return range(start, min(start + self.part_size, self.n_images))
+
+    def path(self, number):
+        """Return the file of a part."""
+        return self.folder / f"part-{number:07d}"
+
+    def write(self, number, part):
+        """Write a part, whole or not at all."""
+        header = {
+            "key": self.key,
+            "part": number,
+            "errors": {str(position): part.errors[position] for position in sorted(part.errors)},
+        }
+        head = json.dumps(header).encode()
+        rows = np.ascontiguousarray(part.rows, np.dtype(self.dtype).newbyteorder("<"))
+        content = [
+            _MAGIC,
+            len(head).to_bytes(8, "little"),
+            head,
+            part.stamps.tobytes(),
+            rows.reshape(-1).view(np.uint8).data,
+        ]
+        checksum = 0
+        for piece in content:
+            checksum = zlib.crc32(piece, checksum)
+        write_whole(self.path(number), [*content, checksum.to_bytes(4, "little")])
+
+    def read(self, number):
+        """Return a part; raise `DamagedPartError` where it is not what was written."""
+        with open(self.path(number), "rb") as file:
+            content = file.read()
+        head = self._header(number, content, len(content))
+        if head is None or zlib.crc32(memoryview(content)[:-4]) != int.from_bytes(
+            content[-4:], "little"
+        ):
+            raise DamagedPartError(number)
+        start, stamps, errors = head
+        dtype = np.dtype(self.dtype).newbyteorder("<")
+        n_images = len(self.span(number))
+        rows = np.frombuffer(content, np.uint8, offset=start)[:-4].view(dtype)
+        return Part(rows.reshape(n_images, *self.row_shape), stamps, errors)
+
+    def peek(self, number):
+        """Return the (stamps, errors) of a closed part without its rows; None if there is none."""
+        try:
+            with open(self.path(number), "rb") as file:
+                content = file.read(len(_MAGIC) + 8)
+                n_head = int.from_bytes(content[-8:], "little")
+                # A damaged length must not make us read more than there is.
+                size = os.fstat(file.fileno()).st_size
+                content += file.read(min(n_head + STAMP * self.part_size, size))
+        except FileNotFoundError:
+            return None
+        head = self._header(number, content, size)
+        return None if head is None else head[1:]
+
+    def _header(self, number, content, size):
+        """Return where rows start, stamps and errors; None if this is no such part."""
+        start = len(_MAGIC) + 8
+        if content[: len(_MAGIC)] != _MAGIC or len(content) < start:
+            return None
+        end = start + int.from_bytes(content[len(_MAGIC) : start], "little")
+        try:
+            header = json.loads(content[start:end])
+            errors = {int(position): str(reason) for position, reason in header["errors"].items()}
+            is_ours = header["key"] == self.key and header["part"] == number
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        span = self.span(number)
+        rows_start = end + STAMP * len(span)
+        row_bytes = int(np.prod(self.row_shape)) * np.dtype(self.dtype).itemsize
+        if not is_ours or size != rows_start + row_bytes * len(span) + 4:
+            return None
+        if not all(position in span for position in errors):
+            return None
+        stamps = np.frombuffer(content[end:rows_start], np.uint8).reshape(len(span), STAMP)
+        return rows_start, stamps, errors
+
+    def sweep(self):
+        """Remove what killed writers left behind; for whoever holds the lock."""
+        for path in self.folder.glob(f"*{UNFINISHED}"):
+            with contextlib.suppress(OSError):
+                path.unlink()

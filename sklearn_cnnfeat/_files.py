@@ -1,0 +1,87 @@
+"""Files that are there with all of their content or not at all, and digests of content."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import uuid
+from functools import lru_cache
+from pathlib import Path
+
+UNFINISHED = ".tmp"  # suffix of what `write_whole` has not finished
+
+
+def sync(path):
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and os.path.isdir(path):  # Windows does not open folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path, content):
+    """Write a file that is either there with all of its content or not at all."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
+    try:
+        with open(temporary, "xb") as file:
+            for piece in content:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def replaced_whole(path, suffix):
+    """Yield the name of a file to be written in the place of `path`, which gets all of it or none.
+
+    For those who write a file by its name. A failure to write is told with `path`.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=suffix)
+    os.close(handle)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        os.unlink(temporary)
+        # Of a failure to write, `copyfile` names both files, the one that it reads first; others
+        # name none.
+        if isinstance(error, OSError) and (error.filename is None or error.filename2 is not None):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+
+
+def digest_of_text(text):
+    """Return the SHA-256 of `text` in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_file(path, algorithm="sha256"):
+    """Return the digest of a file's content in hexadecimal.
+
+    It is remembered while the file's size, inode and times stay the same, so that a search
+    with hundreds of fits reads a model file once.
+    """
+    status = os.stat(path)
+    return _digest_of_file(
+        Path(path),
+        algorithm,
+        (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino),
+    )
+
+
+@lru_cache(maxsize=64)
+def _digest_of_file(path, algorithm, _version):
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
