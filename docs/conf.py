@@ -23,7 +23,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 from gallery_photos import put_photos
 
 import sklearn_cnnfeat
-from sklearn_cnnfeat._terminal import Many
+from sklearn_cnnfeat._cli.options import Many
 
 warnings.filterwarnings("ignore", message="Matplotlib is currently using agg")
 
