@@ -3,14 +3,12 @@ from ._doctor import show_versions
 from ._extract.extract import extract
 from ._extract.load import load_features
 from ._images.folders import load_image_folder, load_image_table
-from ._inspection._decision import decision_map
-from ._inspection._displays import (
-    DecisionMapDisplay,
-    FeatureMapDisplay,
-    FilterDisplay,
-    LayerScoreDisplay,
-)
-from ._inspection._summaries import filter_summary, layer_summary
+from ._inspection.decision import decision_map
+from ._inspection.decision_map_display import DecisionMapDisplay
+from ._inspection.feature_map_display import FeatureMapDisplay
+from ._inspection.filter_display import FilterDisplay
+from ._inspection.layer_score_display import LayerScoreDisplay
+from ._inspection.summaries import filter_summary, layer_summary
 from ._network.zoo import list_models
 from ._search import layer_report, layer_scores, precompute
 from ._transformer import CNNFeatureTransformer

@@ -27,7 +27,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sklearn_cnnfeat._images import first_few
-from sklearn_cnnfeat._inspection._summaries import layer_summary
+from sklearn_cnnfeat._inspection.summaries import layer_summary
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 from sklearn_cnnfeat.exceptions import LayerNotFoundError
 

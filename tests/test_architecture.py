@@ -23,7 +23,7 @@ ROOMS = {
     "tensorflow": {"_network/_build.py"},
     "openvino": {"_network/runtime.py"},
     "nncf": {"_network/quantize.py"},
-    "matplotlib": {"_demo.py", "_inspection/_displays.py"},
+    "matplotlib": {"_demo.py", "_inspection/drawing.py"},
     "PIL": {
         "_images/decode.py",
         "_images/formats.py",

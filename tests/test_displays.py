@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -272,21 +271,20 @@ def test_into_axes_of_ones_own(network, photos_):
         display.plot(ax=axes[0])
 
 
-def test_hundreds_of_maps_take_no_time(keras, photos_):
+def test_hundreds_of_maps_are_one_image(keras, photos_):
+    """Matplotlib takes its time for each artist: their number must not grow with that of maps."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [keras.Input((112, 112, 3)), keras.layers.Conv2D(512, 3, padding="same", name="wide")]
     )
-    cnn = CNNFeatureTransformer(model, "wide").fit(photos_)
-    FeatureMapDisplay.from_estimator(cnn, photos_[0], channels=2).figure_.canvas.draw()
-    start = time.perf_counter()
-    cnn.transform(photos_[:1])
-    inference = time.perf_counter() - start
-    for channels, seconds in [(64, 1.0), ("all", 4.0)]:
-        start = time.perf_counter()
-        display = FeatureMapDisplay.from_estimator(cnn, photos_[0], channels=channels)
-        display.figure_.canvas.draw()
-        assert time.perf_counter() - start - inference <= seconds
+    for channels, n_labels in [(64, 64), ("all", 0)]:
+        display = FeatureMapDisplay.from_estimator(model, photos_[0], channels=channels)
+        (ax,) = display.figure_.axes
+        assert len(ax.images) == 1
+        assert len(ax.texts) == n_labels
+        assert len(ax.get_yticks()) <= 16 * 2
+        # And the image holds no more pixels than a screen can show.
+        assert max(display.images_[0, 0].get_array().shape) <= 3200
 
 
 @pytest.mark.parametrize(

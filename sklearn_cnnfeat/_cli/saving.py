@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_cnnfeat._files import replaced_whole
-from sklearn_cnnfeat._inspection._source import chosen, find_step
+from sklearn_cnnfeat._inspection.source import chosen, find_step
 
 # Our own classes in a fitted transformer. All that they hold are numbers and names.
 _OURS = [

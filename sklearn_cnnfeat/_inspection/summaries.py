@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from sklearn_cnnfeat._inspection._source import as_transformer, network_of
+from sklearn_cnnfeat._inspection.source import as_transformer, network_of
 from sklearn_cnnfeat._network import _build
 
 

@@ -1,0 +1,275 @@
+"""The maps of layers, as grids of channels or fused into one."""
+
+import numpy as np
+from sklearn.utils._optional_dependencies import check_matplotlib_support
+
+from sklearn_cnnfeat._inspection.drawing import (
+    MOST_TILES,
+    Mosaic,
+    Panel,
+    label_rows,
+    make_axes,
+    n_columns_for,
+    scale_each,
+)
+from sklearn_cnnfeat._inspection.maps import (
+    as_batch,
+    choose_channels,
+    combine_channels,
+    compute_maps,
+    picture,
+)
+from sklearn_cnnfeat._inspection.source import as_transformer
+
+
+class FeatureMapDisplay:
+    """The maps of layers, as a grid of channels or fused into one.
+
+    Make it with :meth:`from_estimator`. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    maps : list of ndarray
+        One array a layer: (n_images, height, width, channels) or, for layers that give vectors,
+        (n_images, length).
+
+    layers : list of str
+        Their names.
+
+    channels : list of ndarray
+        The channels of each layer that are drawn or fused.
+
+    combined : list of ndarray, default=None
+        The fused maps of each layer, (n_images, height, width). None draws channels.
+
+    combination : str, default=None
+        How they were fused, for the titles.
+
+    pictures : list of ndarray, default=None
+        The images, to lay maps over.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+        The figure.
+
+    axes_ : ndarray of matplotlib Axes, of shape (n_images, n_layers)
+        One a panel.
+
+    images_ : ndarray of matplotlib AxesImage, of shape (n_images, n_layers)
+        What was drawn: all channels of a panel are tiles of one image.
+
+    See Also
+    --------
+    FilterDisplay : The filters of a convolution.
+    DecisionMapDisplay : Where in a picture a decision came from.
+    layer_summary : The layers there are.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_image
+    >>> from sklearn_cnnfeat import CNNFeatureTransformer, FeatureMapDisplay
+    >>> cnn = CNNFeatureTransformer("mobilenet", weights=None, input_size=64, random_state=0)
+    >>> display = FeatureMapDisplay.from_estimator(
+    ...     cnn, load_sample_image("china.jpg"), layer="conv1_relu"
+    ... )
+    >>> display.maps[0].shape
+    (1, 32, 32, 32)
+    """
+
+    def __init__(self, maps, *, layers, channels, combined=None, combination=None, pictures=None):
+        self.maps = maps
+        self.layers = layers
+        self.channels = channels
+        self.combined = combined
+        self.combination = combination
+        self.pictures = pictures
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        image,
+        *,
+        layer=None,
+        channels=None,
+        combine=None,
+        overlay=False,
+        normalize="channel",
+        n_columns=None,
+        cmap="viridis",
+        ax=None,
+    ):
+        """Compute the maps of images and draw them.
+
+        Parameters
+        ----------
+        estimator : CNNFeatureTransformer, Pipeline, str, path or keras.Model
+            A transformer, fitted or not, a pipeline with one, or a network as
+            :class:`CNNFeatureTransformer` takes it.
+
+        image : image, or sequence of images
+            Anything that ``transform`` takes, or one of it.
+
+        layer : str, int or list of these, default=None
+            As for :class:`CNNFeatureTransformer`; several layers come from one pass through the
+            network. None takes the transformer's own, and the last one of other networks.
+
+        channels : int, sequence of int, "all" or "strongest", default=None
+            The first so many, chosen ones, all, or the 64 with the largest mean magnitude. None
+            draws the first 64, and fuses all.
+
+        combine : {"sum", "mean", "max"} or sequence of float, default=None
+            Fuse the channels into one map; numbers are the weights of a weighted sum, one a
+            channel.
+
+        overlay : bool, default=False
+            Lay the fused map over the picture; needs `combine`.
+
+        normalize : {"channel", "shared"}, default="channel"
+            Each channel on its own scale from its smallest to its largest value, or all of a
+            layer on one, with a colour bar.
+
+        n_columns : int, default=None
+            Tiles side by side. None takes 8 for up to 64 channels, and more for more.
+
+        cmap : str or matplotlib Colormap, default="viridis"
+            Colours.
+
+        ax : matplotlib Axes or array of these, default=None
+            Where to draw: as many as there are panels, images times layers.
+
+        Returns
+        -------
+        display : FeatureMapDisplay
+            The display, drawn.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        transformer = as_transformer(estimator)
+        X = as_batch(image, transformer)
+        fitted, maps = compute_maps(transformer, X, layer)
+        layers = fitted.layer_names_
+        for name, values in zip(layers, maps, strict=True):
+            if values.ndim == 2 and (combine is not None or overlay):
+                raise ValueError(
+                    f"Layer {name!r} gives a vector of {values.shape[1]} numbers, no maps to "
+                    "combine or to lay over the picture. Choose a layer with maps "
+                    "(layer_summary(model) lists shapes), or leave combine and overlay out."
+                )
+        if overlay and combine is None:
+            raise ValueError(
+                "overlay=True lays one map over the picture: say how to get it from the channels, "
+                "for example combine='mean'."
+            )
+        most = MOST_TILES if combine is None else max(values.shape[-1] for values in maps)
+        chosen = [
+            # A vector is one picture, of all its numbers.
+            choose_channels(values, channels, name, most if values.ndim > 2 else values.shape[-1])
+            for name, values in zip(layers, maps, strict=True)
+        ]
+        combined = None
+        if combine is not None:
+            combined = [
+                combine_channels(values[..., picked], combine, name)
+                for name, values, picked in zip(layers, maps, chosen, strict=True)
+            ]
+        display = cls(
+            maps,
+            layers=layers,
+            channels=chosen,
+            combined=combined,
+            combination=combine if combine is None or isinstance(combine, str) else "weighted sum",
+            pictures=[picture(fitted, X, i) for i in range(len(maps[0]))] if overlay else None,
+        )
+        return display.plot(
+            overlay=overlay, normalize=normalize, n_columns=n_columns, cmap=cmap, ax=ax
+        )
+
+    def plot(self, *, overlay=False, normalize="channel", n_columns=None, cmap="viridis", ax=None):
+        """Draw the maps.
+
+        Parameters
+        ----------
+        overlay : bool, default=False
+            Lay the fused map over the picture.
+
+        normalize : {"channel", "shared"}, default="channel"
+            Each channel on its own scale, or all of a layer on one.
+
+        n_columns : int, default=None
+            Tiles side by side.
+
+        cmap : str or matplotlib Colormap, default="viridis"
+            Colours.
+
+        ax : matplotlib Axes or array of these, default=None
+            Where to draw: as many as there are panels, images times layers.
+
+        Returns
+        -------
+        display : FeatureMapDisplay
+            The display itself.
+        """
+        check_matplotlib_support(f"{type(self).__name__}.plot")
+        if normalize not in ("channel", "shared"):
+            raise ValueError(f"normalize must be 'channel' or 'shared'. Got {normalize!r} instead.")
+        if overlay and (self.combined is None or self.pictures is None):
+            raise ValueError(
+                "overlay=True lays a fused map over the picture, and this display has been made "
+                "without: from_estimator(..., combine='mean', overlay=True) makes one with both."
+            )
+        n_images = len(self.maps[0])
+        alone = n_images * len(self.layers) == 1
+        panels = [
+            [self._panel(k, i, normalize, n_columns, alone, overlay) for k in range(len(self.maps))]
+            for i in range(n_images)
+        ]
+        self.figure_, self.axes_ = make_axes(panels, ax)
+        self.images_ = np.empty(self.axes_.shape, object)
+        for i, row in enumerate(panels):
+            for k, panel in enumerate(row):
+                if i > 0:
+                    panel.title = None
+                self.images_[i, k] = panel.draw(self.axes_[i, k], cmap)
+        return self
+
+    def _panel(self, k, i, normalize, n_columns, alone, overlay):
+        values, picked, layer = self.maps[k], self.channels[k], self.layers[k]
+        if self.combined is not None:
+            combined = self.combined[k]
+            height, width = combined.shape[1:]
+            return Panel(
+                combined[i],
+                title=f"{layer}\n{self.combination} of {len(picked)} maps, {height} x {width}",
+                limits=(combined.min(), combined.max()),
+                picture=self.pictures[i] if overlay else None,
+            )
+        if values.ndim == 2:
+            n_units = len(picked)
+            columns = n_columns or 2 ** int(np.ceil(np.log2(np.sqrt(n_units))))
+            padded = np.full(-(-n_units // columns) * columns, np.nan)
+            padded[:n_units] = values[i, picked]
+            rows = padded.reshape(-1, columns)
+            what = f"{n_units} numbers" if n_units > columns else f"{n_units} numbers in a row"
+            return Panel(
+                rows,
+                title=f"{layer}\n{what}, {columns} a line" if n_units > columns else what,
+                limits=(values[:, picked].min(), values[:, picked].max()),
+                row_labels=label_rows(len(rows), 1, picked[::columns]),
+            )
+        shown = values[..., picked]
+        limits = (shown.min(), shown.max()) if normalize == "shared" else None
+        tiles = np.moveaxis(shown[i], -1, 0)
+        height, width, n_channels = values.shape[1:]
+        columns = n_columns or n_columns_for(len(picked))
+        of_all = f" of {n_channels}" if len(picked) < n_channels else ""
+        mosaic = Mosaic(
+            tiles if limits else scale_each(tiles), columns, labels=picked if alone else None
+        )
+        return Panel(
+            mosaic.pixels,
+            title=f"{layer}\n{len(picked)}{of_all} maps, {height} x {width}",
+            limits=limits,
+            mosaic=mosaic,
+            row_labels=None if mosaic.labels else mosaic.label_rows(picked),
+        )

@@ -1,0 +1,101 @@
+"""From features to positions: what each position of a layer contributes to a decision."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from sklearn_cnnfeat._inspection.maps import compute_maps
+from sklearn_cnnfeat._network.pooling import GEM_FLOOR, GEM_POWER, SPP_LEVELS, spp_bins
+from sklearn_cnnfeat.exceptions import NotAffineError
+
+
+def contributions(cnn, images, row, form):
+    """Return what each position of each layer contributes, by the names of the layers."""
+    for name, shape in zip(cnn.layer_names_, cnn.feature_shapes_, strict=True):
+        if len(shape) == 1:
+            raise NotAffineError(f"Layer {name!r} gives a vector, which has no positions.")
+    if callable(cnn.pooling):
+        raise NotAffineError("What a pooling of one's own takes from each position is not known.")
+    if cnn.pooling == "flatten":
+        maps = [row[columns].reshape(shape) for columns, shape in _shares(cnn)]
+    elif cnn.precision == "int8":
+        raise NotAffineError("The maps behind 8-bit features are known for pooling='flatten' only.")
+    else:
+        maps = [batch[0] for batch in compute_maps(cnn, images)[1]]
+    return {
+        name: _CONTRIBUTIONS[cnn.pooling](values.astype(np.float64), form.select(columns))
+        for name, values, (columns, _) in zip(cnn.layer_names_, maps, _shares(cnn), strict=True)
+    }
+
+
+def _shares(cnn):
+    """Return the columns and the shape of each layer."""
+    return list(zip(cnn._columns(), cnn.feature_shapes_, strict=True))
+
+
+def _of_flatten(maps, form):
+    contributions = maps.ravel() * form.weights + form.offsets
+    return contributions.reshape(maps.shape).sum(axis=-1)
+
+
+def _of_avg(maps, form):
+    return (maps @ form.weights + form.offsets.sum()) / (maps.shape[0] * maps.shape[1])
+
+
+def _of_gem(maps, form):
+    powers = np.maximum(maps, GEM_FLOOR) ** GEM_POWER
+    return _of_shares(powers, powers.mean(axis=(0, 1)) ** (1 / GEM_POWER), form)
+
+
+def _of_max(maps, form):
+    largest = maps.max(axis=(0, 1))
+    # Where a channel is constant, say 0 behind a ReLU, no position is more than another.
+    return _of_shares(maps == largest, largest, form)
+
+
+def _of_spp(maps, form):
+    height, width, n_channels = maps.shape
+    out = np.zeros((height, width))
+    bins = [
+        (slice(*rows), slice(*columns))
+        for level in SPP_LEVELS
+        for rows in spp_bins(height, level)
+        for columns in spp_bins(width, level)
+    ]
+    for k, place in enumerate(bins):
+        channels = slice(k * n_channels, (k + 1) * n_channels)
+        out[place] += _of_max(maps[place], form.select(channels))
+    return out
+
+
+def _of_shares(shares, pooled, form):
+    """Return what positions contribute that have shares, in proportion, in each pooled channel."""
+    return shares @ ((pooled * form.weights + form.offsets) / shares.sum(axis=(0, 1)))
+
+
+_CONTRIBUTIONS = {
+    "flatten": _of_flatten,
+    "avg": _of_avg,
+    "max": _of_max,
+    "gem": _of_gem,
+    "spp": _of_spp,
+}
+
+
+def spread(map_, shape):
+    """Spread each number of a map evenly over the positions of a finer one that it covers."""
+    vertical, horizontal = (
+        _overlaps(coarse, fine) for coarse, fine in zip(map_.shape, shape, strict=True)
+    )
+    return vertical @ map_ @ horizontal.T
+
+
+def _overlaps(n_coarse, n_fine):
+    """Return the share of each coarse interval that lies in each fine one, (n_fine, n_coarse)."""
+    fine = list(pairwise(np.arange(n_fine + 1) * n_coarse / n_fine))
+    return np.array(
+        [
+            [max(0.0, min(end, i + 1) - max(start, i)) for i in range(n_coarse)]
+            for start, end in fine
+        ]
+    )
