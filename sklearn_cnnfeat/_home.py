@@ -33,9 +33,9 @@ def home_folder():
         ) from error
 
 
-def programs_folder():
+def networks_folder():
     """Return the folder of compiled networks, there or not."""
-    return home_folder() / "programs"
+    return home_folder() / "networks"
 
 
 def features_folder():

@@ -215,6 +215,19 @@ def _replace_config(path, config):
     os.replace(replaced, path)
 
 
+def inspection_of(source):
+    """Return what to note down of a network loaded from `source`: how its file was inspected."""
+    return None if source.trusted else INSPECTION
+
+
+def inspect_again(source):
+    """Raise if the file of `source` would be refused; nothing is loaded."""
+    what = "model" if source.kind == "file" else "weights"
+    path = source.name if source.kind == "file" else source.weights
+    with inspected_copy(path, source.digest, what):
+        pass
+
+
 def inspect_file(path, what="model"):
     """Raise if a file holds anything but what Keras' own layers need.
 

@@ -1,7 +1,7 @@
 """From a layer's maps to a row: the poolings, their widths and the names of their columns.
 
-The formulas are written once, against the operations of an array namespace (`keras.ops`), and
-become part of the compiled network.
+The formulas are written once, against a handful of operations that each engine's tensors have, and
+become part of the network that is run.
 """
 
 import numpy as np
@@ -25,26 +25,41 @@ def spp_bins(length, n_bins):
 
 
 def pool(maps, pooling, map_shape, ops):
-    """Apply `pooling` to a batch of maps (n, height, width, channel)."""
+    """Apply `pooling` to a batch of maps.
+
+    Parameters
+    ----------
+    maps : tensor
+        Maps (n, height, width, channels), or vectors, which are returned as they are.
+    pooling : str or None
+        One of `POOLINGS`, or None for the maps themselves.
+    map_shape : tuple
+        Height, width and channels; entries may be None where the pooling takes any size.
+    ops : object
+        The operations on such a tensor: ``mean(maps)`` and ``max(maps)`` over height and width,
+        ``power(maps, exponent)``, ``maximum(maps, floor)``, ``flatten(maps, length)``,
+        ``crop(maps, top, bottom, left, right)`` and ``concatenate(vectors)``.
+    """
     if pooling is None or len(map_shape) == 1:
         return maps
     if pooling == "flatten":
-        return ops.reshape(maps, (-1, int(np.prod(map_shape))))
+        return ops.flatten(maps, int(np.prod(map_shape)))
     if pooling == "avg":
-        return ops.mean(maps, axis=(1, 2))
+        return ops.mean(maps)
     if pooling == "max":
-        return ops.max(maps, axis=(1, 2))
+        return ops.max(maps)
     if pooling == "gem":
         powers = ops.power(ops.maximum(maps, GEM_FLOOR), GEM_POWER)
-        return ops.power(ops.mean(powers, axis=(1, 2)), 1.0 / GEM_POWER)
+        return ops.power(ops.mean(powers), 1.0 / GEM_POWER)
     height, width, _ = map_shape
-    bins = [
-        ops.max(maps[:, top:bottom, left:right, :], axis=(1, 2))
-        for level in SPP_LEVELS
-        for top, bottom in spp_bins(height, level)
-        for left, right in spp_bins(width, level)
-    ]
-    return ops.concatenate(bins, axis=-1)
+    return ops.concatenate(
+        [
+            ops.max(ops.crop(maps, top, bottom, left, right))
+            for level in SPP_LEVELS
+            for top, bottom in spp_bins(height, level)
+            for left, right in spp_bins(width, level)
+        ]
+    )
 
 
 def pooled_shape(map_shape, pooling):

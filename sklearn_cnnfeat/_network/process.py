@@ -132,6 +132,12 @@ class KerasProcess:
         self._owner = None
         return process.wait()
 
+    def close(self):
+        """End the process, if it runs."""
+        with self._lock:
+            if self.pid is not None:
+                self._stop()
+
     @property
     def pid(self):
         """Number of the process; None while there is none."""

@@ -30,6 +30,14 @@ def import_openvino():
     return openvino
 
 
+def import_operations():
+    """Return OpenVINO's operations, of a set that all supported versions have."""
+    import_openvino()
+    import openvino.opset15 as operations
+
+    return operations
+
+
 @lru_cache(maxsize=1)
 def has_openvino():
     """Whether OpenVINO is installed."""

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sklearn_cnnfeat._files import digest_of_text
 
-# Raised whenever a program written by an older version of this package computes other numbers.
-PROGRAM_FORMAT = 1
+# Raised whenever a network converted by an older version of this package computes other numbers.
+NETWORK_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,6 @@ class Source:
         if self.weights == "imagenet":
             # The same bytes under a path of the user's own are the same network.
             identity["weights"] = "file"
-        if self.weights == "random":
-            # What a seed gives is Keras' to say.
-            identity["keras"] = installed_version("keras")
         return identity
 
 
@@ -71,7 +68,7 @@ class NetworkSpec:
     calibration: str | None = None
 
     def fingerprint(self):
-        """Return the name of the program that this value describes."""
+        """Return the digest of all that the numbers depend on, besides the images."""
         facts = {
             "source": self.source.identity(),
             "layers": self.layers,
@@ -79,8 +76,8 @@ class NetworkSpec:
             "preprocessing": self.preprocessing,
             "input_size": self.input_size,
             "calibration": self.calibration,
-            "format": PROGRAM_FORMAT,
-            "versions": {name: installed_version(name) for name in ("tensorflow", "keras")},
+            "format": NETWORK_FORMAT,
+            "versions": {name: installed_version(name) for name in ("keras", "openvino")},
         }
         return digest_of_text(json.dumps(facts, sort_keys=True))
 
@@ -101,7 +98,7 @@ class NetworkSpec:
             "precision": precision,
             # Quantization treats the outputs of a network together.
             "calibration": self.calibration and [self.calibration, self.layers, self.poolings],
-            "format": PROGRAM_FORMAT,
+            "format": NETWORK_FORMAT,
         }
         return json.dumps(facts, sort_keys=True)
 

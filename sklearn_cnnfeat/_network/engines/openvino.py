@@ -1,22 +1,21 @@
-"""Run one network: OpenVINO on a CPU, Keras' own graph on TensorFlow.
+"""The engine for nearly everything: OpenVINO on a CPU."""
 
-An engine has `batch_size` and `run(batches, deliver)`: it takes (tokens, pixels) pairs from an
-iterator and calls ``deliver(token, rows)`` once an image, where `rows` holds one array a head. The
-arrays are the engine's own: `deliver` copies what it keeps.
-"""
-
-import threading
+import shutil
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 
 from sklearn_cnnfeat._network.runtime import import_openvino
 
-# Images a call for TensorFlow, which gains from large batches; OpenVINO keeps its cores busy with
-# single images, one a core, which also makes a row independent of the batch it sits in.
-KERAS_BATCH = 32
+# The file of a graph; its weights are beside it.
+GRAPH = "network.xml"
 # Sizes of images that kernels are kept for, where a network takes images of any size.
 _KEPT_SIZES = 4
+
+
+class NotWrittenError(OSError):
+    """A folder cannot be written to, or is full."""
 
 
 class OpenVINOEngine:
@@ -111,58 +110,26 @@ class OpenVINOEngine:
         return np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
 
 
-class KerasEngine:
-    """The frozen graph on TensorFlow: a GPU, and networks that OpenVINO cannot take."""
-
-    name = "keras"
-    # TensorFlow uses all its threads for one call; two calls at once would only wait.
-    _one_call = threading.Lock()
-
-    def __init__(self, graph, batch_size):
-        self._graph = graph
-        self.batch_size = batch_size or KERAS_BATCH
-
-    def run(self, batches, deliver):
-        """Compute all batches; return when every row was delivered."""
-        for tokens, pixels in batches:
-            with self._one_call:
-                outputs = self._graph.run(pixels)
-            for i, token in enumerate(tokens):
-                deliver(token, [output[i] for output in outputs])
+def read_network(path):
+    """Read a saved network; its weights are mapped from the file and shared among processes."""
+    return import_openvino().Core().read_model(str(path))
 
 
-def read_graph(path, output_names):
-    """Read a TensorFlow `GraphDef` into an OpenVINO model with its outputs in order.
-
-    `Core.read_model` converts inside the runtime. The separate conversion tool, which reports its
-    use to its makers unless told not to, is never called.
-    """
+def write_network(network, folder):
+    """Save a network in full precision into a folder; raise `NotWrittenError` where it has no room."""
     openvino = import_openvino()
-
-    network = openvino.Core().read_model(str(path))
-    return openvino.Model(
-        [network.output(name).get_node().input_value(0) for name in output_names],
-        network.get_parameters(),
-        "sklearn_cnnfeat",
-    )
-
-
-def read_program(path):
-    """Read a saved program."""
-    openvino = import_openvino()
-
-    return openvino.Core().read_model(str(path))
+    try:
+        openvino.save_model(network, str(Path(folder) / GRAPH), compress_to_fp16=False)
+    except RuntimeError as error:
+        # OpenVINO does not tell the cause: a full disk is "basic_ios::clear".
+        free = shutil.disk_usage(folder).free
+        raise NotWrittenError(
+            f"OpenVINO could not write the network ({first_line(error)}; {free / 1e6:,.0f} MB free)"
+        ) from error
 
 
-def write_program(network, path):
-    """Save an OpenVINO model in full precision as `path` (.xml) and its weights beside it."""
-    openvino = import_openvino()
-
-    openvino.save_model(network, str(path), compress_to_fp16=False)
-
-
-def supports_bfloat16():
-    """Whether this processor computes bfloat16 in hardware."""
-    openvino = import_openvino()
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def first_line(error):
+    """Return an error of OpenVINO without the place in its source and the link to its help."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and "http" not in line]
+    return f"{type(error).__name__}: {told[-1] if told else ''}"

@@ -1,0 +1,258 @@
+"""From a Keras model to a whole network on OpenVINO: what runs in the process of Keras."""
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sklearn_cnnfeat._network import graph
+from sklearn_cnnfeat._network.engines.openvino import (
+    OpenVINOEngine,
+    first_line,
+    write_network,
+)
+from sklearn_cnnfeat._network.folding import fold_batch_normalization
+from sklearn_cnnfeat._network.keras_layers import (
+    check_input,
+    functional,
+    list_layers,
+    list_named_layers,
+)
+from sklearn_cnnfeat._network.keras_models import import_keras, load_network
+from sklearn_cnnfeat._network.keras_objects import has_lasting_identity, load_saved
+from sklearn_cnnfeat._network.layout import carry_transpositions
+from sklearn_cnnfeat._network.model_files import inspection_of
+from sklearn_cnnfeat._network.process import limited_memory
+from sklearn_cnnfeat._network.record import NetworkRecord
+from sklearn_cnnfeat._network.spec import Head, Source, describe
+from sklearn_cnnfeat._network.zoo import find_architecture
+
+# Largest difference to the framework's own numbers, relative to the largest of them, that is put
+# down to the rounding of float32.
+TOLERANCE = 1e-3
+# An untrusted file may take so many bytes of memory, and so many times its own size on top.
+_FREE_BYTES, _LARGEST_RATIO = 2 * 1024**3, 4
+
+
+class UnsupportedLayersError(Exception):
+    """Keras' OpenVINO backend does not compute some layers, or not as TensorFlow does."""
+
+
+class ConversionError(RuntimeError):
+    """OpenVINO cannot take a network that its framework can compute."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network to be converted.
+
+    Attributes
+    ----------
+    source : Source
+        Where it comes from, with its digest.
+    input_size : tuple or None
+        Height and width in pixels; None for the network's own.
+    folder : str
+        Where the graph is written.
+    model_file : str or None
+        For a model of the user's process: where it was saved.
+    classes : dict or None
+        The classes of its layers that no other process can import, by name.
+    """
+
+    source: Source
+    input_size: tuple | None
+    folder: str
+    model_file: str | None = None
+    classes: dict | None = None
+
+
+def convert(job):
+    """Convert a network; return its record as plain values. The graph is in the job's folder."""
+    with _memory_limit(job.source):
+        model = _load(job)
+        return convert_model(model, job.source, job.input_size, job.folder)
+
+
+def _load(job):
+    if job.model_file is not None:
+        return load_saved(job.model_file, job.classes)
+    return load_network(job.source, job.input_size)
+
+
+def _memory_limit(source):
+    if source.trusted or source.kind == "object":
+        return nullcontext()
+    path = source.name if source.kind == "file" else source.weights
+    n_bytes = os.path.getsize(path) if os.path.exists(path) else 0
+    return limited_memory(_FREE_BYTES + _LARGEST_RATIO * n_bytes)
+
+
+def convert_model(model, source, input_size, folder):
+    """Convert a Keras model on the backend of this process; return its record as plain values."""
+    record = describe_model(model, source, input_size)
+    size = None if input_size is None else record.input_shape[:2]
+    converted, run, name = _front_end(model, source, size)
+    paths = _layers_to_compare(record.layers, converted.outputs)
+    pixels = sample_pixels(record.input_shape)
+    # Before the graph is changed, for the reference may share it.
+    expected = run(pixels, paths)
+    try:
+        permutations = _simplify(converted)
+        network = graph.name_layers(converted, permutations)
+        record = replace(
+            record,
+            permutations={path: order for path, (_, order) in permutations.items() if order},
+            converter=name,
+        )
+        # Each layer for itself, as most users have it computed.
+        computed = [run_layers(network, record, [path], pixels)[0] for path in paths]
+    except Exception as error:
+        raise ConversionError(
+            f"OpenVINO cannot take {describe(source)}: {first_line(error)}."
+        ) from error
+    write_network(network, folder)
+    return replace(record, reason=reason_to_refuse(computed, expected, source)).to_json()
+
+
+def _simplify(converted):
+    fold_batch_normalization(converted.model, converted.outputs)
+    return carry_transpositions(converted.model, converted.outputs)
+
+
+def describe_model(model, source, input_size):
+    """Return the record of a Keras model, without what only its conversion tells."""
+    shape = _choose_input_shape(check_input(model, describe(source)), source, input_size)
+    return NetworkRecord(
+        layers=tuple(list_layers(model, source, None if input_size is None else shape[:2])),
+        n_layers=_count_layers(model, source),
+        input_shape=shape,
+        last=_last_of_named(model, source),
+        opaque=model.name if functional(model) is None else None,
+        inspection=inspection_of(source),
+        is_lasting=source.kind == "zoo" or has_lasting_identity(model),
+    )
+
+
+def _front_end(model, source, input_size):
+    """Return what a front end gives, and its name."""
+    keras = import_keras()
+    backend = keras.backend.backend()
+    if backend == "openvino":
+        from sklearn_cnnfeat._network import keras_openvino
+
+        problems = keras_openvino.unsupported(model)
+        if problems:
+            raise UnsupportedLayersError("; ".join(problems))
+        return *keras_openvino.convert(model, source, input_size), f"Keras {keras.__version__}"
+    from sklearn_cnnfeat._network import keras_tensorflow
+
+    return *keras_tensorflow.convert(model, source, input_size), "TensorFlow"
+
+
+def _choose_input_shape(own, source, input_size):
+    height, width, channels = own
+    if input_size is None or input_size == (height, width):
+        return own
+    for asked, given in zip(input_size, (height, width), strict=True):
+        if given is not None and asked != given:
+            raise ValueError(
+                f"{describe(source)} was built for images of {height} x {width} pixels, but "
+                f"input_size={input_size!r}. Leave input_size=None, or build the model with "
+                "an input shape of (None, None, channels)."
+            )
+    return (*input_size, channels)
+
+
+def _count_layers(model, source):
+    if functional(model) is None:
+        return 1
+    if source.kind != "zoo" or source.include_top:
+        return len(model.layers)
+    architecture = find_architecture(source.name)
+    return len(model.layers) - len(architecture.tail) + len(architecture.head)
+
+
+def _last_of_named(model, source):
+    """Return the path of the last layer before the classifier, the same with and without it."""
+    if source.kind != "zoo":
+        return None
+    architecture = find_architecture(source.name)
+    if architecture.tail and not source.include_top:
+        return architecture.tail[-1]
+    end = architecture.head if source.include_top else architecture.tail
+    return model.layers[len(model.layers) - len(end) - 1].name
+
+
+# --- structure alone ------------------------------------------------------------------------------
+
+
+def describe_named(source, input_size):
+    """Return the record of a named network, classifier included, as plain values: no weights."""
+    layers = list_named_layers(source, input_size)
+    indices = [layer.index for layer in layers if layer.index is not None]
+    architecture = find_architecture(source.name)
+    trunk = [layer for layer in layers if layer.path not in architecture.head]
+    return NetworkRecord(
+        layers=tuple(layers),
+        n_layers=1 + max(indices),
+        input_shape=(*input_size, 3),
+        last=trunk[-1].path,
+    ).to_json()
+
+
+# --- comparison -----------------------------------------------------------------------------------
+
+
+def sample_pixels(input_shape, n_images=2):
+    """Return smooth noise over the whole range: every layer sees something like a photograph."""
+    height, width, channels = (side or 64 for side in input_shape)
+    coarse = np.random.default_rng(0).uniform(0, 255, (n_images, 8, 8, channels))
+    rows = np.linspace(0, 7, height).round().astype(int)
+    columns = np.linspace(0, 7, width).round().astype(int)
+    return np.ascontiguousarray(coarse[:, rows][:, :, columns], np.float32)
+
+
+def _layers_to_compare(layers, outputs):
+    """Return the paths of the first, a middle and the last layer that can be features."""
+    paths = [layer.path for layer in layers if layer.path in outputs and layer.index != 0]
+    paths = paths or list(outputs)
+    return list(dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]]))
+
+
+def reason_to_refuse(computed, expected, source):
+    """Return why OpenVINO's numbers are not to be trusted; None where they are the framework's."""
+    differences = [
+        difference(numbers.reshape(reference.shape), reference)
+        for numbers, reference in zip(computed, expected, strict=True)
+    ]
+    worst = max(differences, default=0.0)
+    if worst <= TOLERANCE:
+        return None
+    return (
+        f"OpenVINO's numbers for {describe(source)} differ from Keras' by {worst:.1e} of the "
+        f"largest (allowed: {TOLERANCE:.0e})."
+    )
+
+
+def difference(computed, reference):
+    """Return the largest difference, relative to the largest number; infinite where one is NaN."""
+    scale = np.abs(reference).max(initial=0.0) or 1.0
+    largest = np.abs(computed - reference).max(initial=0.0) / scale
+    return np.inf if np.isnan(largest) else float(largest)
+
+
+def run_layers(network, record, paths, pixels):
+    """Return what OpenVINO computes for some layers, one array each, images first."""
+    shapes = {layer.path: layer.shape for layer in record.layers}
+    heads = [Head(path, None, shapes[path], shapes[path]) for path in paths]
+    part = graph.cut(network, heads, record.permutations or {}, None)
+    engine = OpenVINOEngine(part, np.float32, "float32", 1, None)
+    rows = {}
+
+    def deliver(i, outputs):
+        rows[i] = [np.array(output) for output in outputs]
+
+    engine.run((((i,), pixels[i : i + 1]) for i in range(len(pixels))), deliver)
+    return [np.stack([rows[i][k] for i in range(len(pixels))]) for k in range(len(paths))]

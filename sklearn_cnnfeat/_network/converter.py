@@ -1,0 +1,131 @@
+"""Conversion seen from the user's process: which process of Keras does it, and what comes back."""
+
+import importlib.util
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from sklearn_cnnfeat._network import conversion, keras_models
+from sklearn_cnnfeat._network.conversion import Job, UnsupportedLayersError
+from sklearn_cnnfeat._network.engines import framework
+from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError
+from sklearn_cnnfeat._network.spec import describe
+from sklearn_cnnfeat.exceptions import UntrustedModelError, WeightsNotFoundError
+
+# Keras on its OpenVINO backend needs neither TensorFlow nor a second of importing it.
+_PREFERRED = ("openvino", "tensorflow")
+# Errors that another backend would raise as well.
+_FINAL = (UntrustedModelError, WeightsNotFoundError, ProcessEndedError, MemoryError)
+
+
+def convert(source, input_size, folder, model=None):
+    """Convert a network in a process of its own.
+
+    Parameters
+    ----------
+    source : Source
+        Where it comes from, with its digest.
+    input_size : (int, int) or None
+        Height and width in pixels; None for its own.
+    folder : pathlib.Path
+        Where the graph is written.
+    model : keras.Model, default=None
+        The model itself where `source` names an object.
+
+    Returns
+    -------
+    record : dict
+        A `NetworkRecord` as plain values.
+
+    Raises
+    ------
+    UnsupportedLayersError
+        If Keras' OpenVINO backend does not compute the network and TensorFlow is not installed.
+    """
+    if model is None:
+        return _convert(Job(source, input_size, str(folder)), _PREFERRED)
+    from sklearn_cnnfeat._network import keras_objects
+
+    backends = _PREFERRED if keras_objects.has_lasting_identity(model) else _PREFERRED[::-1]
+    with tempfile.TemporaryDirectory(prefix="cnnfeat-") as temporary:
+        path = Path(temporary) / "model.keras"
+        try:
+            model.save(path)
+            classes = keras_objects.portable(keras_objects.classes_of_main(model))
+            job = Job(source, input_size, str(folder), str(path), classes)
+            return _convert(job, backends)
+        except UnsupportedLayersError:
+            raise
+        except OSError:
+            raise
+        except Exception:
+            # A model that cannot be saved, or not be loaded elsewhere, is converted where it is.
+            if keras_models.import_keras().backend.backend() != "tensorflow":
+                raise
+    return conversion.convert_model(model, source, input_size, str(folder))
+
+
+def _convert(job, backends):
+    backends = [name for name in backends if name == "openvino" or _has_tensorflow()]
+    for backend in backends[:-1]:
+        try:
+            return keras_process(backend).run(conversion.convert, job)
+        except _FINAL:
+            raise
+        except Exception:
+            # What one backend does not take, the other may; if not, its error is the one to see.
+            continue
+    try:
+        return keras_process(backends[-1]).run(conversion.convert, job)
+    except UnsupportedLayersError as error:
+        raise UnsupportedLayersError(
+            f"{describe(job.source)} has layers that cannot be converted without TensorFlow "
+            f"({error}). pip install tensorflow, or engine='keras' runs the model on Keras itself."
+        ) from error
+
+
+def describe_named(source, input_size):
+    """Return the record of a named network without its weights, as plain values."""
+    return keras_process("openvino").run(conversion.describe_named, source, input_size)
+
+
+def download_weights(source, input_size):
+    """Return the path of published weights, downloaded where they are missing."""
+    return keras_process("openvino").run(keras_models.download_weights, source, input_size)
+
+
+def keras_process(backend):
+    """Return the process in which Keras runs on a backend, without a GPU."""
+    return _process(backend, os.environ.get("KERAS_HOME"))
+
+
+@lru_cache(maxsize=4)
+def _process(backend, keras_home):
+    return KerasProcess(
+        {
+            "KERAS_BACKEND": backend,
+            "KERAS_HOME": keras_home,
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+    )
+
+
+def _has_tensorflow():
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+@lru_cache(maxsize=1)
+def has_gpu():
+    """Whether the backend of Keras that the user has chosen sees a GPU."""
+    # Device files of NVIDIA's and AMD's drivers: no process is started only to see none.
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
+        return False
+    process = KerasProcess({})
+    try:
+        return process.run(framework.sees_gpu)
+    except (ImportError, ProcessEndedError, RuntimeError):
+        return False
+    finally:
+        process.close()

@@ -1,0 +1,159 @@
+"""The engine for a GPU and for models that OpenVINO cannot take: Keras itself, on any backend."""
+
+import threading
+
+import numpy as np
+
+from sklearn_cnnfeat._network.keras_layers import (
+    compute,
+    compute_layers,
+    faults_of,
+    functional,
+    input_dtype,
+    is_channels_first,
+)
+from sklearn_cnnfeat._network.keras_models import import_keras
+from sklearn_cnnfeat._network.pooling import pool
+
+# Images for one call: a GPU, and TensorFlow on a CPU, gain from large batches.
+KERAS_BATCH = 32
+
+
+class KerasEngine:
+    """A model in this process, by its own `predict_on_batch`.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From pixels (n, height, width, channels) to one output for each head, as `part_of` makes it.
+    batch_size : int or None
+        Images for one call; None for `KERAS_BATCH`.
+    """
+
+    name = "keras"
+    # A framework uses all its threads for one call; two calls at once would only wait.
+    _one_call = threading.Lock()
+
+    def __init__(self, model, batch_size):
+        self._model = model
+        self.batch_size = batch_size or KERAS_BATCH
+
+    def run(self, batches, deliver):
+        """Compute all batches; return when every row was delivered."""
+        for tokens, pixels in batches:
+            with self._one_call:
+                outputs = self._model.predict_on_batch(np.asarray(pixels, np.float32))
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            for i, token in enumerate(tokens):
+                deliver(token, [np.asarray(output[i]) for output in outputs])
+
+
+def part_of(model, source, info, preprocessing):
+    """Return a Keras model from pixels to one output for each head of `info`.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network.
+    source : Source
+        Where it comes from, for messages.
+    info : NetworkInfo
+        What comes in and out.
+    preprocessing : str or None
+        Mode of Keras' `preprocess_input`, "rescale", or None.
+    """
+    keras = import_keras()
+    pixels = keras.Input(info.input_shape, dtype="float32")
+    first = is_channels_first(model)
+    inputs = keras.ops.cast(_preprocess(pixels, preprocessing), input_dtype(model))
+    if first:
+        inputs = keras.ops.transpose(inputs, (0, 3, 1, 2))
+    with faults_of(source):
+        tensors = {
+            layer.path: tensor for layer, tensor, _ in compute_layers(model, inputs, compute)
+        }
+    outputs = []
+    for head in info.heads:
+        maps = keras.ops.cast(tensors[head.layer], "float32")
+        if first and len(head.map_shape) == 3:
+            maps = keras.ops.transpose(maps, (0, 2, 3, 1))
+        outputs.append(pool(maps, head.pooling, head.map_shape, Operations))
+    return keras.Model(pixels, outputs)
+
+
+def outputs_by_layer(model, pixels):
+    """Return the outputs of a model as arrays, by the name of the layer that gives each."""
+    keras = import_keras()
+    outputs = keras.tree.flatten(model(_as_input(model, pixels), training=False))
+    graph = functional(model)
+    names = [model.name] if graph is None else graph.output_names
+    return {
+        name: np.asarray(keras.ops.convert_to_numpy(output), np.float32)
+        for name, output in zip(names, outputs, strict=False)
+    }
+
+
+def _as_input(model, pixels):
+    if is_channels_first(model):
+        pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    return import_keras().ops.convert_to_tensor(pixels, input_dtype(model))
+
+
+def _preprocess(pixels, mode):
+    if mode is None:
+        return pixels
+    if mode == "rescale":
+        return pixels / 255.0
+    return import_keras().applications.imagenet_utils.preprocess_input(
+        pixels, data_format="channels_last", mode=mode
+    )
+
+
+def sees_gpu():
+    """Whether the backend of Keras sees a GPU or another accelerator."""
+    keras = import_keras()
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    return backend in ("tensorflow", "jax") and bool(keras.distribution.list_devices("gpu"))
+
+
+class Operations:
+    """What `pooling.pool` needs, on tensors of Keras."""
+
+    @staticmethod
+    def mean(maps):
+        """Average over height and width."""
+        return import_keras().ops.mean(maps, axis=(1, 2))
+
+    @staticmethod
+    def max(maps):
+        """Take the maximum over height and width."""
+        return import_keras().ops.max(maps, axis=(1, 2))
+
+    @staticmethod
+    def power(maps, exponent):
+        """Raise all values to a power."""
+        return import_keras().ops.power(maps, exponent)
+
+    @staticmethod
+    def maximum(maps, floor):
+        """Raise all values to at least `floor`."""
+        return import_keras().ops.maximum(maps, floor)
+
+    @staticmethod
+    def flatten(maps, length):
+        """Put rows, columns and channels one behind the other."""
+        return import_keras().ops.reshape(maps, (-1, length))
+
+    @staticmethod
+    def crop(maps, top, bottom, left, right):
+        """Take a rectangle of positions."""
+        return maps[:, top:bottom, left:right, :]
+
+    @staticmethod
+    def concatenate(vectors):
+        """Put vectors side by side."""
+        return import_keras().ops.concatenate(vectors, axis=-1)

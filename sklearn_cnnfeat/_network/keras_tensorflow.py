@@ -1,0 +1,129 @@
+"""Front end: a Keras model on TensorFlow, frozen once with the output of every layer.
+
+It takes whatever TensorFlow can trace: custom and `Lambda` layers, operations of ``tf.``, subclassed
+models. The only importer of TensorFlow.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+from sklearn_cnnfeat._network.converted import Converted
+from sklearn_cnnfeat._network.keras_layers import (
+    check_input,
+    compute,
+    compute_layers,
+    faults_of,
+    input_dtype,
+    is_channels_first,
+    list_layers,
+)
+from sklearn_cnnfeat._network.runtime import import_openvino
+from sklearn_cnnfeat._network.spec import describe
+
+
+def convert(model, source, input_size=None):
+    """Convert a Keras model whole.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Built, with its weights.
+    source : Source
+        Where it comes from.
+    input_size : (int, int), default=None
+        Height and width in pixels; None for the model's own.
+
+    Returns
+    -------
+    converted : Converted
+        The network on OpenVINO.
+    run : callable
+        Takes float32 pixels (n, height, width, channels) and paths of layers; returns what
+        TensorFlow computes for them. It shares nothing with the converted network.
+    """
+    limit_threads()
+    height, width, channels = check_input(model, describe(source))
+    height, width = input_size or (height, width)
+    function, paths = _trace(model, source, (height, width, channels))
+    graph = _read(function)
+    pixels = graph.get_parameters()[0]
+    pixels.output(0).set_names({"pixels"})
+    pixels.set_friendly_name("pixels")
+    outputs = {
+        path: result.get_node().input_value(0)
+        for path, result in zip(paths, (graph.output(out.name) for out in function.outputs), strict=True)
+    }
+
+    def run(batch, wanted):
+        values = dict(zip(paths, function(_tensor(batch)), strict=True))
+        return [values[path].numpy() for path in wanted]
+
+    return Converted(graph, list_layers(model, source, input_size), outputs), run
+
+
+def limit_threads():
+    """Keep TensorFlow to the share of cores that joblib gives this process."""
+    import tensorflow as tf
+
+    # TensorFlow does not look at OMP_NUM_THREADS, by which joblib gives each worker its share.
+    share = os.environ.get("OMP_NUM_THREADS", "")
+    if share.isdigit():
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(int(share))
+        except RuntimeError:  # it has computed already
+            pass
+
+
+def _tensor(batch):
+    import tensorflow as tf
+
+    return tf.constant(batch, tf.float32)
+
+
+def _trace(model, source, shape):
+    """Return one function with the output of every layer, and the paths of these layers."""
+    import tensorflow as tf
+
+    first = is_channels_first(model)
+    paths = []
+
+    def network(pixels):
+        inputs = tf.transpose(pixels, (0, 3, 1, 2)) if first else pixels
+        with faults_of(source):
+            calls = compute_layers(model, tf.cast(inputs, input_dtype(model)), compute)
+        outputs = []
+        for layer, tensor, _ in calls:
+            if layer.shape is None or not (tensor.dtype.is_floating or tensor.dtype.is_integer):
+                continue
+            tensor = tf.cast(tensor, tf.float32)
+            if first and len(layer.shape) == 3:
+                tensor = tf.transpose(tensor, (0, 2, 3, 1))
+            paths.append(layer.path)
+            outputs.append(tf.identity(tensor))
+        return outputs
+
+    signature = tf.TensorSpec((None, *shape), tf.float32)
+    traced = tf.compat.v1.wrap_function(network, [signature])
+    # What augmentation layers do to their random state, even where they are inactive, is cut off.
+    return traced.prune(traced.inputs[0], traced.outputs), paths
+
+
+def _read(function):
+    """Return a traced function as an OpenVINO model, with constants in place of its variables."""
+    # TensorFlow's public converter makes a function of the graph, which is not needed here and
+    # takes twenty copies of the constants.
+    from tensorflow.python.framework import convert_to_constants
+
+    values = convert_to_constants._FunctionConverterDataInEager(
+        function, lower_control_flow=False, aggressive_inlining=False
+    )
+    graph_def, _ = convert_to_constants._replace_variables_by_constants(values)
+    openvino = import_openvino()
+    with tempfile.TemporaryDirectory(prefix="cnnfeat-") as folder:
+        path = Path(folder) / "graph.pb"
+        path.write_bytes(graph_def.SerializeToString())
+        # `Core.read_model` converts inside the runtime. `convert_model` would report its use to
+        # its makers.
+        return openvino.Core().read_model(str(path))

@@ -1,0 +1,260 @@
+"""Compiled networks on the disk: a graph and a record each, written whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from sklearn_cnnfeat._home import make_private_folder, networks_folder
+from sklearn_cnnfeat._network.engines.openvino import GRAPH, NotWrittenError
+from sklearn_cnnfeat._network.spec import digest_of_file, digest_of_text
+from sklearn_cnnfeat.exceptions import ProgramWarning
+
+# Least recently used networks leave the disk when all of them together take more bytes than this.
+MAX_BYTES_ON_DISK = 20 * 1024**3
+
+_WEIGHTS = "network.bin"
+_RECORD = "record.json"
+# What folders are called while they are written, and the seconds after which their writer must
+# have been killed.
+_UNFINISHED = "tmp-"
+_ABANDONED = 3600
+_LOCKS = "locks"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A network in a folder.
+
+    Attributes
+    ----------
+    record : object
+        What `write` was given, as JSON has it.
+    folder : pathlib.Path
+        Where its graph is, if it has one.
+    temporary : tempfile.TemporaryDirectory or None
+        The same folder where it goes with this process; it goes with this object.
+    """
+
+    record: object
+    folder: Path
+    temporary: object = None
+
+
+@contextlib.contextmanager
+def locked(key):
+    """Let one process at a time make a network; where no lock can be had, let all."""
+    folder = networks_folder() / _LOCKS
+    lock = None
+    with contextlib.suppress(OSError):
+        make_private_folder(folder)
+        lock = filelock.FileLock(folder / f"{key}.lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def read(key):
+    """Return the network of a key; None where there is none or it is damaged."""
+    folder = networks_folder() / key
+    try:
+        record = _read_record(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        if not folder.is_dir():
+            return None
+        problem = "a file is missing"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error)
+    else:
+        # A read-only folder serves networks as well; only their age is not noted.
+        with contextlib.suppress(OSError):
+            os.utime(folder / _RECORD)
+        return Stored(record, folder)
+    discard(key, problem)
+    return None
+
+
+def discard(key, problem):
+    """Remove a damaged network, with a warning."""
+    folder = networks_folder() / key
+    warnings.warn(
+        f"The compiled network in {folder} cannot be used ({problem}); it is compiled again.",
+        ProgramWarning,
+        stacklevel=7,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def write(key, make):
+    """Keep a network under a key, whole or not at all.
+
+    Parameters
+    ----------
+    key : str
+        Digest of all that the network depends on; None keeps it for this process only.
+    make : callable
+        Takes a folder, writes the graph there if there is one, and returns the record.
+
+    Returns
+    -------
+    stored : Stored
+        In a temporary folder if it cannot be kept, with a warning, or need not be.
+    """
+    if key is not None:
+        try:
+            return _write(key, make)
+        except NotWrittenError as error:
+            warnings.warn(
+                f"The compiled network cannot be kept in {networks_folder()} ({error}); the next "
+                "process compiles it again. Set SKLEARN_CNNFEAT_HOME to a folder that can be "
+                "written to and has room.",
+                ProgramWarning,
+                stacklevel=7,
+            )
+    problems = []
+    for parent in (tempfile.gettempdir(), "/dev/shm"):
+        try:
+            with _reported():
+                temporary = tempfile.TemporaryDirectory(dir=parent, prefix="cnnfeat-")
+            return Stored(make(Path(temporary.name)), Path(temporary.name), temporary)
+        except NotWrittenError as error:
+            problems.append(f"{parent} ({error})")
+    raise OSError(f"The compiled network cannot be written anywhere: {', '.join(problems)}.")
+
+
+@contextlib.contextmanager
+def _reported():
+    try:
+        yield
+    except NotWrittenError:
+        raise
+    except OSError as error:
+        raise NotWrittenError(str(error)) from error
+
+
+def _write(key, make):
+    parent = networks_folder()
+    folder = parent / key
+    with _reported():
+        make_private_folder(parent)
+        temporary = tempfile.TemporaryDirectory(dir=parent, prefix=_UNFINISHED)
+    with temporary as name:
+        record = make(Path(name))
+        with _reported():
+            _seal(Path(name), record)
+            try:
+                os.rename(name, folder)
+            except OSError:
+                # Another process was first; what it wrote is the same.
+                if not folder.is_dir():
+                    raise
+            else:
+                os.mkdir(name)  # the context manager expects something to remove
+    _make_room(parent, keep=folder)
+    return Stored(record, folder)
+
+
+def _seal(folder, record):
+    """Write a record with the digests of the files beside it."""
+    files = [name for name in (GRAPH, _WEIGHTS) if (folder / name).exists()]
+    content = {"record": record, "files": {name: digest_of_file(folder / name) for name in files}}
+    text = json.dumps(content)
+    envelope = json.dumps({"sha256": digest_of_text(text), "content": text})
+    (folder / _RECORD).write_text(envelope, encoding="utf-8")
+
+
+def _read_record(folder):
+    """Return what is noted down of a network, and raise if any of its files is damaged."""
+    envelope = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    try:
+        text = envelope["content"]
+        if digest_of_text(text) != envelope["sha256"]:
+            raise ValueError("its record is damaged")
+        content = json.loads(text)
+        record, files = content["record"], dict(content["files"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("its record is damaged") from error
+    if not files.keys() <= {GRAPH, _WEIGHTS}:
+        raise ValueError("its record is damaged")
+    for name, digest in files.items():
+        if digest_of_file(folder / name) != digest:
+            raise ValueError(f"{name} is damaged")
+    return record
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+def measure_networks():
+    """Return how many networks are on the disk, and their bytes, unread."""
+    folders = _folders()
+    return len(folders), sum(_size(folder) for folder in folders)
+
+
+def remove_networks():
+    """Remove all networks from the disk."""
+    if networks_folder().is_dir():
+        shutil.rmtree(networks_folder())
+
+
+def check_networks():
+    """Read all networks on the disk; return how many are sound, names of the others, and bytes."""
+    sound, damaged, n_bytes = 0, [], 0
+    for folder in _folders():
+        try:
+            _read_record(folder)
+        except (OSError, ValueError, RecursionError):
+            damaged.append(folder.name)
+        else:
+            sound += 1
+        n_bytes += _size(folder)
+    return sound, damaged, n_bytes
+
+
+def _folders():
+    parent = networks_folder()
+    if not parent.is_dir():
+        return []
+    return [
+        folder
+        for folder in sorted(parent.iterdir())
+        if folder.is_dir() and folder.name != _LOCKS and not folder.name.startswith(_UNFINISHED)
+    ]
+
+
+def _size(folder):
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+def _make_room(parent, keep):
+    _sweep(parent)
+    networks = []
+    for folder in _folders():
+        # Some may be written or removed by another process just now.
+        with contextlib.suppress(OSError):
+            networks.append(((folder / _RECORD).stat().st_mtime, _size(folder), folder))
+    total = sum(size for _, size, _ in networks)
+    for _, size, folder in sorted(networks, key=lambda network: network[0]):
+        if total <= MAX_BYTES_ON_DISK:
+            break
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size
+
+
+def _sweep(parent):
+    """Remove what killed writers left behind."""
+    for folder in parent.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
