@@ -29,7 +29,7 @@ from sklearn.svm import SVC
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from tqdm import tqdm
 
-from sklearn_cnnfeat._network._build import import_keras
+from sklearn_cnnfeat._network.keras_models import import_keras
 from sklearn_cnnfeat._network.weights import find_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer

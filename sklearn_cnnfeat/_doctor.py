@@ -19,10 +19,14 @@ from sklearn_cnnfeat._home import (
     features_folder,
     home_folder,
     make_private_folder,
-    programs_folder,
+    networks_folder,
 )
-from sklearn_cnnfeat._network import _build, _programs
+from sklearn_cnnfeat._network.converter import has_gpu
+from sklearn_cnnfeat._network.keras_models import import_keras
+from sklearn_cnnfeat._network.networks import choose_engine
+from sklearn_cnnfeat._network.runtime import has_fast_bfloat16
 from sklearn_cnnfeat._network.spec import installed_version
+from sklearn_cnnfeat._network.store import check_networks
 from sklearn_cnnfeat._network.weights import find_all_weights
 from sklearn_cnnfeat._network.zoo import keras_home
 from sklearn_cnnfeat._stream import thread_count
@@ -100,7 +104,7 @@ def _facts():
             for name in (_DISTRIBUTION, *_DEPENDENCIES)
         },
         "Computing": {
-            "engine='auto'": _programs.choose_engine(),
+            "engine='auto'": choose_engine(),
             "cores": joblib.cpu_count(),
             "threads with n_jobs=None": thread_count(None),
         },
@@ -130,7 +134,7 @@ def diagnose(cache=None):
         ("engine", _check_engine),
         ("precision", _check_precision),
         ("home folder", _check_home),
-        ("compiled networks", _check_programs),
+        ("compiled networks", _check_networks),
         ("feature cache", lambda: _check_cache(cache)),
         ("published weights", _check_weights),
         ("self-test", _check_numbers),
@@ -195,7 +199,7 @@ def _check_packages():
 
 
 def _check_engine():
-    engine = _programs.choose_engine()
+    engine = choose_engine()
     if engine == "openvino":
         problem = _problem_of_openvino()
         if problem is None:
@@ -204,7 +208,7 @@ def _check_engine():
             f"OpenVINO is installed but cannot be loaded ({problem}), so that networks run on "
             "Keras. pip install --force-reinstall openvino may mend it."
         )
-    if _build.has_gpu():
+    if has_gpu():
         return "ok", "engine='auto' is Keras, on a GPU"
     return "note", (
         "OpenVINO is not installed, so that networks run on Keras, at a third to two thirds of its "
@@ -215,7 +219,7 @@ def _check_engine():
 def _problem_of_openvino():
     """Return why OpenVINO cannot be loaded; None where it can."""
     try:
-        _programs.has_fast_bfloat16()
+        has_fast_bfloat16()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -223,8 +227,8 @@ def _problem_of_openvino():
 
 def _check_precision():
     found = ["float32"]
-    if _programs.choose_engine() == "openvino" and _problem_of_openvino() is None:
-        if _programs.has_fast_bfloat16():
+    if choose_engine() == "openvino" and _problem_of_openvino() is None:
+        if has_fast_bfloat16():
             found.append("bfloat16 (in hardware)")
         if installed_version("nncf"):
             found.append("int8")
@@ -248,12 +252,15 @@ def _check_home():
     return ("note" if free < 2e9 else "ok"), detail
 
 
-def _check_programs():
-    sound, damaged, n_bytes = _programs.check_programs()
-    detail = f"{sound} in {programs_folder()}, {n_bytes / 1e6:.0f} MB"
+def _check_networks():
+    sound, damaged, n_bytes = check_networks()
+    detail = f"{sound} in {networks_folder()}, {n_bytes / 1e6:.0f} MB"
     if damaged:
         names = ", ".join(damaged[:3])
-        return "note", f"{detail}; {len(damaged)} damaged, made anew when next needed: {names}"
+        return (
+            "note",
+            f"{detail}; {len(damaged)} damaged, converted again when next needed: {names}",
+        )
     return "ok", detail
 
 
@@ -283,7 +290,7 @@ def _check_weights():
 
 
 def _check_numbers():
-    keras = _build.import_keras()
+    keras = import_keras()
     initializer = keras.initializers.GlorotUniform(seed=0)
     model = keras.Sequential(
         [

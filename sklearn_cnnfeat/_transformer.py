@@ -30,7 +30,8 @@ from sklearn_cnnfeat._images import (
     ImageSpec,
     as_images,
 )
-from sklearn_cnnfeat._network import _build, _programs
+from sklearn_cnnfeat._network.keras_models import is_keras_model
+from sklearn_cnnfeat._network.networks import check_precision, identify, open_network
 from sklearn_cnnfeat._network.pooling import POOLINGS, feature_names, pooled_shape
 from sklearn_cnnfeat._network.spec import NetworkSpec, Source
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
@@ -423,7 +424,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         program = self._open_program(images)
         self._info = info = program.info
         self.engine_ = program.engine
-        _programs.check_precision(self.precision, program.engine)
+        check_precision(self.precision, program.engine)
         self.layer_names_ = [head.layer for head in info.heads]
         self.feature_shapes_ = [head.map_shape for head in info.heads]
         height, width, _ = info.input_shape
@@ -481,7 +482,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         elif preprocessing == "auto":
             preprocessing = None
         return NetworkSpec(
-            source=_programs.identify(source, layers, input_size, self.model),
+            source=identify(source, layers, input_size, self.model),
             layers=tuple(layer if isinstance(layer, str) else int(layer) for layer in layers),
             poolings=(None if callable(self.pooling) else self.pooling,) * len(layers),
             preprocessing=None if callable(preprocessing) else preprocessing,
@@ -491,7 +492,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
     def _make_source(self, layers):
         model, weights = self.model, self.weights
-        if _build.is_keras_model(model):
+        if is_keras_model(model):
             self._check_no_weights()
             return Source("object", model.name)
         if not isinstance(model, (str, os.PathLike)):
@@ -540,7 +541,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
     def _open_program(self, images=None):
         images = self._calibration_images(images)
-        return _programs.open_program(
+        return open_network(
             self._spec,
             self._engine,
             self.model if self._spec.source.kind == "object" else None,
@@ -742,12 +743,6 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             sink,
             f"precompute {network}, {n_layers} layer{'s' if n_layers > 1 else ''}{which}",
         )
-        found = dict(zip(heads, self._info.heads, strict=True))
-        whole = self._open_program()
-        for spec in specs:
-            own = tuple(found[head] for head in zip(spec.layers, spec.poolings, strict=True))
-            info = replace(self._info, heads=own)
-            _programs.note_part(spec, info, self.engine, whole, whole.model)
         return len(images), n_computed, len(sink.failed)
 
     def _image_spec(self, info):
@@ -887,12 +882,14 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
     def __getstate__(self):
         state = super().__getstate__()
-        if _build.is_keras_model(state.get("model")):
-            state = {**state, "model": _build.PickledModel.of(state["model"])}
+        if is_keras_model(state.get("model")):
+            from sklearn_cnnfeat._network.keras_objects import PickledModel
+
+            state = {**state, "model": PickledModel.of(state["model"])}
         return state
 
     def __setstate__(self, state):
-        if isinstance(state.get("model"), _build.PickledModel):
+        if hasattr(state.get("model"), "load"):  # a `PickledModel`
             state = {**state, "model": state["model"].load()}
         super().__setstate__(state)
 

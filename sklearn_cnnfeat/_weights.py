@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from sklearn_cnnfeat._files import digest_of_file, replaced_whole, write_whole
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network.converter import download_weights
 from sklearn_cnnfeat._network.spec import Source
 from sklearn_cnnfeat._network.weights import MANIFEST, VARIABLE, find_weights, read_manifest
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
@@ -127,7 +127,7 @@ def _locate(architecture, include_top, input_size):
     path = find_weights(architecture, include_top, size).path
     if path is None:
         source = Source("zoo", architecture.name, weights="imagenet", include_top=include_top)
-        path = _build.download_weights(source, size)
+        path = download_weights(source, size)
     return path
 
 

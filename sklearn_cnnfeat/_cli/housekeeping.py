@@ -10,7 +10,7 @@ from sklearn_cnnfeat._cli.commands import command, group
 from sklearn_cnnfeat._cli.options import cache_folder_option, records, table_options
 from sklearn_cnnfeat._cli.output import results, say, show, show_record, show_table
 from sklearn_cnnfeat._cli.running import completion_script
-from sklearn_cnnfeat._home import programs_folder
+from sklearn_cnnfeat._home import networks_folder
 
 
 @group()
@@ -56,9 +56,9 @@ def info(folder, style):
         "newest_use": found.newest and found.newest.isoformat(timespec="minutes"),
     }
     if folder is None:
-        from sklearn_cnnfeat._network._programs import measure_programs
+        from sklearn_cnnfeat._network.store import measure_networks
 
-        record["networks"], record["network_bytes"] = measure_programs()
+        record["networks"], record["network_bytes"] = measure_networks()
     show_record(record, style)
 
 
@@ -93,15 +93,15 @@ def clear(folder, networks, yes):
     Example:
       cnnfeat cache clear --yes
     """
-    from sklearn_cnnfeat._network._programs import measure_programs, remove_programs
+    from sklearn_cnnfeat._network.store import measure_networks, remove_networks
 
     store = _open_cache(folder)
     found = store.info()
     question = f"Remove {found.rows:,} rows ({found.bytes / 1e6:,.1f} MB) from {found.path}"
     if networks:
-        n_networks, n_bytes = measure_programs()
+        n_networks, n_bytes = measure_networks()
         question += (
-            f", and {n_networks} networks ({n_bytes / 1e6:,.1f} MB) from {programs_folder()}"
+            f", and {n_networks} networks ({n_bytes / 1e6:,.1f} MB) from {networks_folder()}"
         )
     if not yes:
         if not sys.stdin or not sys.stdin.isatty():
@@ -111,7 +111,7 @@ def clear(folder, networks, yes):
     store.clear()
     removed = f"removed {found.rows:,} rows ({found.bytes / 1e6:,.1f} MB) from {found.path}"
     if networks:
-        remove_programs()
+        remove_networks()
         removed += f", and {n_networks} networks ({n_bytes / 1e6:,.1f} MB)"
     say(removed)
 

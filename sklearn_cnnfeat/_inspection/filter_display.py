@@ -14,8 +14,7 @@ from sklearn_cnnfeat._inspection.drawing import (
 )
 from sklearn_cnnfeat._inspection.maps import choose_channels
 from sklearn_cnnfeat._inspection.source import as_transformer, network_of
-from sklearn_cnnfeat._inspection.summaries import kernels_of
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network.networks import read_kernels
 from sklearn_cnnfeat._network.zoo import find_architecture
 
 # Filters in a table with one column per channel, and the columns of such a table.
@@ -130,8 +129,7 @@ class FilterDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         transformer = as_transformer(estimator)
         source, input_size, model = network_of(transformer, layer)
-        found, keras_layer = _build.find_weighted_layer(layer, source, input_size, model)
-        kernels = kernels_of(keras_layer)
+        found, kernels = read_kernels(layer, source, input_size, model)
         if not kernels:
             raise ValueError(
                 f"Layer {found.path!r} ({found.type}) has no kernel to be drawn. "

@@ -4,7 +4,7 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network.keras_models import is_keras_model
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer, _check_input_size
 
@@ -82,7 +82,7 @@ def network_of(transformer, layer=None):
     if source.kind == "zoo" and input_size is None:
         native = find_architecture(source.name).native_size
         input_size = (native, native)
-    model = transformer.model if _build.is_keras_model(transformer.model) else None
+    model = transformer.model if is_keras_model(transformer.model) else None
     return source, input_size, model
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from sklearn_cnnfeat._inspection.source import as_transformer, network_of
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network.networks import describe_network, describe_weighted
 
 
 def layer_summary(model):
@@ -50,8 +50,8 @@ def layer_summary(model):
     14     14  block4_pool  MaxPooling2D   (14, 14, 512)      100352             0
     18     18  block5_pool  MaxPooling2D     (7, 7, 512)       25088             0
     """
-    pairs = _build.list_layers(*network_of(as_transformer(model)))
-    uses = pd.Series([layer.index for layer, _ in pairs], dtype="Int64").value_counts()
+    layers = describe_network(*network_of(as_transformer(model))).layers
+    uses = pd.Series([layer.index for layer in layers], dtype="Int64").value_counts()
     rows = [
         (
             layer.index if uses.get(layer.index) == 1 else pd.NA,
@@ -59,9 +59,9 @@ def layer_summary(model):
             layer.type,
             layer.shape,
             pd.NA if None in layer.shape else int(np.prod(layer.shape)),
-            keras_layer.count_params(),
+            layer.n_parameters,
         )
-        for layer, keras_layer in pairs
+        for layer in layers
         if layer.shape is not None and len(layer.shape) in (1, 3)
     ]
     columns = ["index", "path", "type", "output_shape", "n_features", "n_parameters"]
@@ -107,41 +107,20 @@ def filter_summary(model):
     1  block1_conv2   (3, 3, 64, 64)      (64,)
     2  block2_conv1  (3, 3, 64, 128)     (128,)
     """
-    rows, seen = [], set()
-    for layer, keras_layer in _build.list_weighted_layers(*network_of(as_transformer(model))):
-        if id(keras_layer) in seen:
-            continue
-        seen.add(id(keras_layer))
-        for name, kernel in kernels_of(keras_layer).items():
-            bias = getattr(keras_layer, "bias", None)
-            has_bias = bias is not None and name != "depthwise_kernel"
-            rows.append(
-                (
-                    layer.path,
-                    layer.type,
-                    name,
-                    kernel.shape,
-                    tuple(bias.shape) if has_bias else None,
-                    float(kernel.mean(dtype=np.float64)),
-                    float(kernel.std(dtype=np.float64)),
-                    float(kernel.min()),
-                    float(kernel.max()),
-                )
-            )
+    rows = [
+        (
+            layer.path,
+            layer.type,
+            kernel.name,
+            kernel.shape,
+            kernel.bias_shape,
+            kernel.mean,
+            kernel.std,
+            kernel.min,
+            kernel.max,
+        )
+        for layer in describe_weighted(*network_of(as_transformer(model))).layers
+        for kernel in layer.kernels
+    ]
     columns = ["path", "type", "kernel", "kernel_shape", "bias_shape", "mean", "std", "min", "max"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def kernels_of(keras_layer):
-    """Return the kernels of a convolution or dense layer by name; none for other layers."""
-    kernels = {}
-    for name in ("kernel", "depthwise_kernel", "pointwise_kernel"):
-        weights = getattr(keras_layer, name, None)
-        if weights is None or len(getattr(weights, "shape", ())) not in (2, 4):
-            continue
-        kernel = weights.numpy().astype(np.float32)
-        if "Transpose" in type(keras_layer).__name__:
-            # Kept as (height, width, filters, channels in).
-            kernel = kernel.swapaxes(2, 3)
-        kernels[name] = kernel
-    return kernels

@@ -16,6 +16,8 @@ from sklearn_cnnfeat._network.folding import fold_batch_normalization
 from sklearn_cnnfeat._network.keras_layers import (
     check_input,
     functional,
+    kernels_of,
+    list_calls,
     list_layers,
     list_named_layers,
 )
@@ -70,6 +72,7 @@ class Job:
 
 def convert(job):
     """Convert a network; return its record as plain values. The graph is in the job's folder."""
+    import_keras()  # it takes gigabytes of addresses, which the file shall not be charged with
     with _memory_limit(job.source):
         model = _load(job)
         return convert_model(model, job.source, job.input_size, job.folder)
@@ -183,6 +186,20 @@ def _last_of_named(model, source):
         return architecture.tail[-1]
     end = architecture.head if source.include_top else architecture.tail
     return model.layers[len(model.layers) - len(end) - 1].name
+
+
+def read_kernels(source, input_size, path):
+    """Return the kernels of a layer by name."""
+    return kernels_in(load_network(source, input_size), source, input_size, path)
+
+
+def kernels_in(model, source, input_size, path):
+    """Return the kernels of a layer of a model by name."""
+    return next(
+        kernels_of(keras_layer)
+        for layer, keras_layer in list_calls(model, source, input_size)
+        if layer.path == path
+    )
 
 
 # --- structure alone ------------------------------------------------------------------------------

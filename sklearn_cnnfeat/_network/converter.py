@@ -9,6 +9,7 @@ from pathlib import Path
 from sklearn_cnnfeat._network import conversion, keras_models
 from sklearn_cnnfeat._network.conversion import Job, UnsupportedLayersError
 from sklearn_cnnfeat._network.engines import framework
+from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError
 from sklearn_cnnfeat._network.spec import describe
 from sklearn_cnnfeat.exceptions import UntrustedModelError, WeightsNotFoundError
@@ -44,7 +45,8 @@ def convert(source, input_size, folder, model=None):
         If Keras' OpenVINO backend does not compute the network and TensorFlow is not installed.
     """
     if model is None:
-        return _convert(Job(source, input_size, str(folder)), _PREFERRED)
+        job = Job(source, input_size, str(folder))
+        return _run(conversion.convert, (job,), source, _PREFERRED)
     from sklearn_cnnfeat._network import keras_objects
 
     backends = _PREFERRED if keras_objects.has_lasting_identity(model) else _PREFERRED[::-1]
@@ -54,10 +56,8 @@ def convert(source, input_size, folder, model=None):
             model.save(path)
             classes = keras_objects.portable(keras_objects.classes_of_main(model))
             job = Job(source, input_size, str(folder), str(path), classes)
-            return _convert(job, backends)
-        except UnsupportedLayersError:
-            raise
-        except OSError:
+            return _run(conversion.convert, (job,), source, backends)
+        except (UnsupportedLayersError, OSError):
             raise
         except Exception:
             # A model that cannot be saved, or not be loaded elsewhere, is converted where it is.
@@ -66,21 +66,22 @@ def convert(source, input_size, folder, model=None):
     return conversion.convert_model(model, source, input_size, str(folder))
 
 
-def _convert(job, backends):
+def _run(function, args, source, backends):
+    """Run a job on the first backend that takes it."""
     backends = [name for name in backends if name == "openvino" or _has_tensorflow()]
     for backend in backends[:-1]:
         try:
-            return keras_process(backend).run(conversion.convert, job)
+            return keras_process(backend).run(function, *args)
         except _FINAL:
             raise
         except Exception:
             # What one backend does not take, the other may; if not, its error is the one to see.
             continue
     try:
-        return keras_process(backends[-1]).run(conversion.convert, job)
+        return keras_process(backends[-1]).run(function, *args)
     except UnsupportedLayersError as error:
         raise UnsupportedLayersError(
-            f"{describe(job.source)} has layers that cannot be converted without TensorFlow "
+            f"{sentence(describe(source))} has layers that cannot be converted without TensorFlow "
             f"({error}). pip install tensorflow, or engine='keras' runs the model on Keras itself."
         ) from error
 
@@ -88,6 +89,11 @@ def _convert(job, backends):
 def describe_named(source, input_size):
     """Return the record of a named network without its weights, as plain values."""
     return keras_process("openvino").run(conversion.describe_named, source, input_size)
+
+
+def read_kernels(source, input_size, path):
+    """Return the kernels of a layer by name."""
+    return _run(conversion.read_kernels, (source, input_size, path), source, _PREFERRED)
 
 
 def download_weights(source, input_size):

@@ -83,6 +83,8 @@ def cut(network, heads, permutations, preprocessing):
 def _layer_outputs(network):
     found = {}
     for node in network.get_ordered_ops():
+        if node.get_type_name() == "Result":  # it has the names of its input
+            continue
         for output in node.outputs():
             for name in output.get_names():
                 if name.startswith(LAYER_PREFIX):

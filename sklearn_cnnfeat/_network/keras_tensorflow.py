@@ -1,13 +1,12 @@
 """Front end: a Keras model on TensorFlow, frozen once with the output of every layer.
 
-It takes whatever TensorFlow can trace: custom and `Lambda` layers, operations of ``tf.``, subclassed
-models. The only importer of TensorFlow.
+It takes whatever TensorFlow can trace: custom and `Lambda` layers, operations of ``tf.``,
+subclassed models.
 """
 
 import os
 import tempfile
 from pathlib import Path
-
 
 from sklearn_cnnfeat._network.converted import Converted
 from sklearn_cnnfeat._network.keras_layers import (
@@ -51,9 +50,17 @@ def convert(model, source, input_size=None):
     pixels = graph.get_parameters()[0]
     pixels.output(0).set_names({"pixels"})
     pixels.set_friendly_name("pixels")
+    tensors = {
+        name: output
+        for node in graph.get_ordered_ops()
+        if node.get_type_name() != "Result"
+        for output in node.outputs()
+        for name in output.get_names()
+    }
+    # The input itself loses its name as an output.
     outputs = {
-        path: result.get_node().input_value(0)
-        for path, result in zip(paths, (graph.output(out.name) for out in function.outputs), strict=True)
+        path: tensors.get(output.name, pixels.output(0))
+        for path, output in zip(paths, function.outputs, strict=True)
     }
 
     def run(batch, wanted):

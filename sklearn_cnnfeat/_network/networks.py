@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._network import conversion, converter, graph, quantize, store
 from sklearn_cnnfeat._network.conversion import (
     ConversionError,
@@ -30,7 +31,6 @@ from sklearn_cnnfeat._network.spec import (
     Head,
     NetworkInfo,
     describe,
-    digest_of_file,
     digest_of_text,
     installed_version,
 )
@@ -254,15 +254,38 @@ def _compare_with(model, source, record, folder):
 def describe_network(source, input_size, model=None):
     """Return the record of a network: of a named one whole and without its weights."""
     if source.kind != "zoo":
-        return open_whole(source, input_size, model).record
+        return describe_weighted(source, input_size, model)
     structure = replace(source, weights="imagenet" if source.weights == "imagenet" else "random")
-    key = _key(replace(structure, include_top=True, digest=None, seed=None), input_size, "structure")
+    key = _key(
+        replace(structure, include_top=True, digest=None, seed=None), input_size, "structure"
+    )
     with store.locked(key):
         record = _structures.recall(key) or store.read(key)
         if record is None:
             record = store.write(key, lambda _: converter.describe_named(structure, input_size))
         _structures.keep(key, record)
     return NetworkRecord.from_json(json.loads(json.dumps(record.record)))
+
+
+def describe_weighted(source, input_size, model=None):
+    """Return the record of the network that `source` computes, with the statistics of weights."""
+    source = identify(source, (), input_size, model)
+    try:
+        return open_whole(source, input_size, model).record
+    except EngineError:
+        from sklearn_cnnfeat._network.keras_models import load_network
+
+        model = model or load_network(source, input_size)
+        return conversion.describe_model(model, source, input_size)
+
+
+def read_kernels(wanted, source, input_size, model=None):
+    """Return a layer and its kernels by name."""
+    record = describe_weighted(source, input_size, model)
+    layer = find_in(record, wanted, source)
+    if model is not None:
+        return layer, conversion.kernels_in(model, source, input_size, layer.path)
+    return layer, converter.read_kernels(source, input_size, layer.path)
 
 
 # --- from a spec to something that runs -----------------------------------------------------------
@@ -376,9 +399,7 @@ class OpenVINONetwork(CompiledNetwork):
 
     def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
         try:
-            return OpenVINOEngine(
-                self.read(), dtype, precision, n_threads, batch_size, n_callers
-            )
+            return OpenVINOEngine(self.read(), dtype, precision, n_threads, batch_size, n_callers)
         except Exception as error:
             raise EngineError(
                 f"OpenVINO cannot load {describe(self.spec.source)}: {first_line(error)}."

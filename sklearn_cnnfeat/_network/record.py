@@ -75,7 +75,10 @@ def _layer(values):
 def _kernel(values):
     _check(isinstance(values, dict) and values.keys() == {f.name for f in fields(Kernel)})
     bias = values["bias_shape"]
-    shapes = {"shape": _shape(values["shape"]), "bias_shape": None if bias is None else _shape(bias)}
+    shapes = {
+        "shape": _shape(values["shape"]),
+        "bias_shape": None if bias is None else _shape(bias),
+    }
     return Kernel(**values | shapes)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import filelock
 
+from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._home import make_private_folder, networks_folder
 from sklearn_cnnfeat._network.engines.openvino import GRAPH, NotWrittenError
-from sklearn_cnnfeat._network.spec import digest_of_file, digest_of_text
+from sklearn_cnnfeat._network.spec import digest_of_text
 from sklearn_cnnfeat.exceptions import ProgramWarning
 
 # Least recently used networks leave the disk when all of them together take more bytes than this.

@@ -41,7 +41,7 @@ class Architecture:
     # number in place of the native size.
     sizes: tuple[int, ...] = ()
     # Keras builds the network of the published weights with one layer more, see
-    # `_build._add_rescaling`; ``n_trunk`` does not count it.
+    # `keras_models.add_rescaling`; ``n_trunk`` does not count it.
     rescales: bool = False
 
     def needs_top(self, layer, weights):
