@@ -12,7 +12,6 @@ from sklearn_cnnfeat._network.engines.openvino import (
     first_line,
     write_network,
 )
-from sklearn_cnnfeat._network.folding import fold_batch_normalization
 from sklearn_cnnfeat._network.keras_layers import (
     check_input,
     functional,
@@ -102,7 +101,7 @@ def convert_model(model, source, input_size, folder):
     # Before the graph is changed, for the reference may share it.
     expected = run(pixels, paths)
     try:
-        permutations = _simplify(converted)
+        permutations = carry_transpositions(converted.model, converted.outputs)
         network = graph.name_layers(converted, permutations)
         record = replace(
             record,
@@ -117,11 +116,6 @@ def convert_model(model, source, input_size, folder):
         ) from error
     write_network(network, folder)
     return replace(record, reason=reason_to_refuse(computed, expected, source)).to_json()
-
-
-def _simplify(converted):
-    fold_batch_normalization(converted.model, converted.outputs)
-    return carry_transpositions(converted.model, converted.outputs)
 
 
 def describe_model(model, source, input_size):

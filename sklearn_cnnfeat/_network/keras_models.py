@@ -13,6 +13,7 @@ import numpy as np
 
 from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._network.model_files import cause_of, inspected_copy, saved_by
+from sklearn_cnnfeat._network.random_weights import draw
 from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.weights import find_weights, missing_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
@@ -106,8 +107,6 @@ def _load_named(source, digest, input_size, path):
     architecture = find_architecture(source.name)
     model = construct(architecture, source.include_top, (*input_size, 3))
     if path == "random":
-        from sklearn_cnnfeat._network.random_weights import draw
-
         draw(model, source.seed)
         return model
     try:

@@ -116,7 +116,7 @@ def read_network(path):
 
 
 def write_network(network, folder):
-    """Save a network in full precision into a folder; raise `NotWrittenError` where it has no room."""
+    """Save a network in full precision; raise `NotWrittenError` where the folder has no room."""
     openvino = import_openvino()
     try:
         openvino.save_model(network, str(Path(folder) / GRAPH), compress_to_fp16=False)
