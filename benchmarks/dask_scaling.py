@@ -56,23 +56,23 @@ def make_transformer(network, paths, n_jobs=None):
 
 def count_loads():
     """Count, in a worker, the networks that are loaded from now on."""
-    from sklearn_cnnfeat._network import _engines
+    from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 
-    _engines.n_loads = 0
-    init = _engines.OpenVINOEngine.__init__
+    engine_openvino.n_loads = 0
+    init = engine_openvino.OpenVINOEngine.__init__
 
     def counting(*args, **kwargs):
-        _engines.n_loads += 1
+        engine_openvino.n_loads += 1
         init(*args, **kwargs)
 
-    _engines.OpenVINOEngine.__init__ = counting
+    engine_openvino.OpenVINOEngine.__init__ = counting
 
 
 def read_loads():
     """Return what `count_loads` has counted."""
-    from sklearn_cnnfeat._network import _engines
+    from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 
-    return _engines.n_loads
+    return engine_openvino.n_loads
 
 
 def lazy_features(cnn, paths, part_size):
@@ -171,7 +171,7 @@ def measure(options, paths, client):
 
 def _import_for_counting():
     """Import what `count_loads` changes, as a first task would."""
-    import sklearn_cnnfeat._network._engines  # noqa: F401
+    import sklearn_cnnfeat._network.engines.openvino  # noqa: F401
 
 
 def main():

@@ -75,7 +75,7 @@ def _measure(task, network, folder, count):
 def _count(form, network, folder, to, log):
     """Extract, and note down each image that goes through the network, until killed."""
     from sklearn_cnnfeat import extract
-    from sklearn_cnnfeat._network._engines import OpenVINOEngine
+    from sklearn_cnnfeat._network.engines.openvino import OpenVINOEngine
 
     computed = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     once = iter(["ready"])

@@ -121,7 +121,7 @@ def ours(photos, cache=None, ahead=False):
 
 def count_images():
     """Count what goes through the network where it goes through."""
-    from sklearn_cnnfeat._network._engines import OpenVINOEngine
+    from sklearn_cnnfeat._network.engines.openvino import OpenVINOEngine
 
     run = OpenVINOEngine.run
 

@@ -8,7 +8,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._network import _engines
+from sklearn_cnnfeat._network.engines import framework
+from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 
 LAYERS = ["one", "two", "three"]
 
@@ -58,7 +59,7 @@ def save_photos(folder, n, side=(48, 96)):
 def count_computed(monkeypatch):
     """Return a list that gets the number of each image that goes through a network, from now on."""
     computed = []
-    for engine in (_engines.OpenVINOEngine, _engines.KerasEngine):
+    for engine in (engine_openvino.OpenVINOEngine, framework.KerasEngine):
         monkeypatch.setattr(engine, "run", _counting(engine.run, computed))
     return computed
 

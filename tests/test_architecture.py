@@ -19,8 +19,8 @@ MODULES = {
 }
 # Library -> the modules, or folders of modules, that may import it, each inside a function.
 ROOMS = {
-    "keras": {"_network/_build.py", "_network/keras_models.py"},
-    "tensorflow": {"_network/_build.py"},
+    "keras": {"_network/keras_models.py"},
+    "tensorflow": {"_network/keras_tensorflow.py"},
     "openvino": {"_network/runtime.py"},
     "nncf": {"_network/quantize.py"},
     "matplotlib": {"_demo.py", "_inspection/drawing.py"},

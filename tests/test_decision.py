@@ -37,14 +37,14 @@ from sklearn.random_projection import SparseRandomProjection
 from sklearn.svm import SVC, LinearSVC, LinearSVR
 
 from sklearn_cnnfeat import CNNFeatureTransformer, decision_map
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network import keras_models
 
 SIZE = 24
 
 
 @pytest.fixture(scope="module")
 def network():
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     keras.utils.set_random_seed(1)
     layers = keras.layers
     return keras.Sequential(
@@ -246,7 +246,7 @@ def test_contributions_lie_where_the_evidence_is(network, data):
 
 def test_contributions_are_those_of_keras(network, data):
     """By hand: Keras' own maps times the coefficients."""
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     X, y = data[0][:24], data[1][:24]
     pipeline = make_pipeline(cnn_of(network, "avg"), LogisticRegression()).fit(X, y)
     cut = keras.Model(network.inputs, network.get_layer("second").output)
@@ -257,7 +257,7 @@ def test_contributions_are_those_of_keras(network, data):
 
 def test_constant_channels_favour_no_position(data):
     """The maximum of a channel that is 0 everywhere lies nowhere in particular."""
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -380,7 +380,7 @@ def test_occlusion_of_cropped_and_of_flat_images(network, data):
 
 
 def test_networks_for_images_of_any_size(data):
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(4, 3, name="c")])
     X, y = data[0][:24], data[1][:24]

@@ -19,7 +19,7 @@ from sklearn_cnnfeat import (
     FilterDisplay,
     layer_summary,
 )
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network import keras_models
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -32,7 +32,7 @@ def close_figures():
 
 @pytest.fixture(scope="module")
 def keras():
-    return _build.import_keras()
+    return keras_models.import_keras()
 
 
 @pytest.fixture(scope="module")

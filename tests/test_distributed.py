@@ -21,7 +21,8 @@ from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._distributed import tasks_at_once
-from sklearn_cnnfeat._network import _engines, _programs
+from sklearn_cnnfeat._network import networks
+from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 from sklearn_cnnfeat.exceptions import ImageError
 
 N = 11
@@ -199,20 +200,20 @@ def test_models_in_memory(network, files, expected, client):
 
 def _count_loads():
     """Count, in a worker, the networks that are loaded from now on."""
-    _programs._programs.clear()
-    _engines.loads = []
-    if not hasattr(_engines, "init"):
-        _engines.init = _engines.OpenVINOEngine.__init__
+    networks.forget_networks()
+    engine_openvino.loads = []
+    if not hasattr(engine_openvino, "init"):
+        engine_openvino.init = engine_openvino.OpenVINOEngine.__init__
 
     def init(engine, network, dtype, precision, n_threads, batch_size, n_callers=None):
-        _engines.loads.append((n_threads, n_callers))
-        _engines.init(engine, network, dtype, precision, n_threads, batch_size, n_callers)
+        engine_openvino.loads.append((n_threads, n_callers))
+        engine_openvino.init(engine, network, dtype, precision, n_threads, batch_size, n_callers)
 
-    _engines.OpenVINOEngine.__init__ = init
+    engine_openvino.OpenVINOEngine.__init__ = init
 
 
 def _loads():
-    return _engines.loads
+    return engine_openvino.loads
 
 
 def test_workers_keep_their_network_and_use_one_core(network, files, client):

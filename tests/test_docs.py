@@ -17,7 +17,7 @@ import pytest
 from small_network import save_photos
 
 import sklearn_cnnfeat
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network import keras_models
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -51,7 +51,7 @@ def weights(tmp_path_factory):
     import h5py
     from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     keras.utils.set_random_seed(0)
     home = tmp_path_factory.mktemp("keras")
     (home / "models").mkdir()

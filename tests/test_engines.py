@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._network import _build, _engines, _programs
+from sklearn_cnnfeat import CNNFeatureTransformer, exceptions
+from sklearn_cnnfeat._network import keras_models, networks, runtime
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._stream import thread_count
 
@@ -67,7 +67,7 @@ def transformer(name, weights, **parameters):
 
 @pytest.fixture
 def needs_bfloat16():
-    if not _engines.supports_bfloat16():
+    if not runtime.supports_bfloat16():
         pytest.skip("this processor does not compute bfloat16 in hardware")
 
 
@@ -154,7 +154,7 @@ def test_bfloat16_is_not_for_keras(pictures):
 
 
 def test_bfloat16_is_refused_where_it_is_slower(pictures, monkeypatch):
-    monkeypatch.setattr(_engines, "supports_bfloat16", lambda: False)
+    monkeypatch.setattr(networks, "supports_bfloat16", lambda: False)
     cnn = CNNFeatureTransformer(
         "mobilenet", "conv1", "avg", weights=None, input_size=32, precision="bfloat16"
     )
@@ -168,7 +168,7 @@ def test_bfloat16_is_refused_where_it_is_slower(pictures, monkeypatch):
 @pytest.fixture(scope="module")
 def convolutional(tmp_path_factory):
     """A model that takes images of any size."""
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     path = tmp_path_factory.mktemp("model") / "any.keras"
     keras.Sequential(
         [
@@ -184,7 +184,7 @@ def convolutional(tmp_path_factory):
 @pytest.mark.parametrize("engine", ["openvino", "keras"])
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_images_of_all_sizes(convolutional, pictures, engine, batch_size):
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     images = [picture[: 40 + 5 * i, : 99 - 4 * i] for i, picture in enumerate(pictures)]
     cnn = CNNFeatureTransformer(
         convolutional, ["two", "most"], "avg", engine=engine, batch_size=batch_size
@@ -236,7 +236,7 @@ def test_errors_while_computing_leave_the_engine_usable(convolutional, pictures)
     """Requests that are under way when something fails are waited for, started or not."""
     cnn = CNNFeatureTransformer(convolutional, "two", "avg", n_jobs=2).fit(pictures)
     expected = cnn.transform(pictures)
-    program = _programs.open_program(cnn._spec, "openvino")
+    program = networks.open_network(cnn._spec, "openvino")
     engine = program.compile(np.uint8, "float32", 2, None)
 
     def batches(failing):
@@ -269,7 +269,7 @@ def test_failure_of_openvino_is_not_for_ever(convolutional, pictures, tmp_path, 
     import openvino
 
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path))
-    monkeypatch.setattr(_programs, "_programs", type(_programs._programs)())
+    networks.forget_networks()
 
     def fail(*_, **__):
         raise RuntimeError("Exception from src/core.cpp:1:\nno such instruction set\n")
@@ -277,14 +277,14 @@ def test_failure_of_openvino_is_not_for_ever(convolutional, pictures, tmp_path, 
     cnn = CNNFeatureTransformer(convolutional, "two", "avg")
     with monkeypatch.context() as broken:
         broken.setattr(openvino.Core, "compile_model", fail)
-        with pytest.warns(_programs.EngineWarning, match="no such instruction set") as caught:
+        with pytest.warns(exceptions.EngineWarning, match="no such instruction set") as caught:
             by_keras = cnn.fit(pictures).transform(pictures)
         assert any("Keras computes it instead" in str(warning.message) for warning in caught)
         assert cnn.engine_ == "keras"
         explicit = CNNFeatureTransformer(convolutional, "two", "avg", engine="openvino")
-        with pytest.raises(_programs.EngineError, match="no such instruction set"):
+        with pytest.raises(exceptions.EngineError, match="no such instruction set"):
             explicit.fit(pictures)
-    _programs._programs.clear()
+    networks.forget_networks()
     rows = cnn.fit(pictures).transform(pictures)
     assert cnn.engine_ == "openvino"
     np.testing.assert_allclose(by_keras, rows, atol=5e-6 * np.abs(rows).max())

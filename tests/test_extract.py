@@ -31,7 +31,7 @@ from small_network import count_computed, save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer, extract, load_features, load_image_folder
 from sklearn_cnnfeat._images import Images
-from sklearn_cnnfeat._network import _engines
+from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 from sklearn_cnnfeat.exceptions import EngineError, ImageError, UnreadableImageWarning
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -721,10 +721,10 @@ def test_crash_at_every_step(form, paths, cnn, tmp_path, monkeypatch):
 _CHILD = """
 import os, sys, time
 from sklearn_cnnfeat import CNNFeatureTransformer, extract
-from sklearn_cnnfeat._network import _engines
+from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-run = _engines.OpenVINOEngine.run
+run = engine_openvino.OpenVINOEngine.run
 
 def slow(engine, batches, deliver):
     def count(token, rows):
@@ -734,7 +734,7 @@ def slow(engine, batches, deliver):
         deliver(token, rows)
     return run(engine, batches, count)
 
-_engines.OpenVINOEngine.run = slow
+engine_openvino.OpenVINOEngine.run = slow
 folder, to, model = sys.argv[4:7]
 X = sorted(os.path.join(folder, name) for name in os.listdir(folder))
 cnn = CNNFeatureTransformer(model, "two", "avg", n_jobs=2).fit(X[:1])
@@ -829,7 +829,7 @@ def test_engines_are_not_mixed(network, originals, tmp_path, monkeypatch):
     cnn = CNNFeatureTransformer(**settings).fit(originals)
     if cnn.engine_ != "openvino":
         pytest.skip("there is no OpenVINO for this platform")
-    monkeypatch.setattr(_engines.OpenVINOEngine, "__init__", fail)
+    monkeypatch.setattr(engine_openvino.OpenVINOEngine, "__init__", fail)
     with pytest.raises(EngineError, match=r"no room for the network.* Pass engine='keras'"):
         run(originals, tmp_path / "f.npy", cnn)
     keras = CNNFeatureTransformer(**settings, engine="keras")

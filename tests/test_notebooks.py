@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 from small_network import save_photos
 
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network import keras_models
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "examples" / "notebooks"
 MOBILENET = "mobilenet_1_0_224_tf_no_top.h5"
@@ -84,7 +84,7 @@ def random_weights(tmp_path_factory):
     import h5py
     from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("weights") / MOBILENET
     with h5py.File(path, "w") as file:

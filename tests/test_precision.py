@@ -12,7 +12,7 @@ from sklearn.base import clone
 from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._network import _engines, _programs
+from sklearn_cnnfeat._network import networks
 from sklearn_cnnfeat._network import quantize as quantize_module
 from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
@@ -46,7 +46,7 @@ def quantized(monkeypatch):
         return quantize(network, batches)
 
     monkeypatch.setattr(quantize_module, "quantize", count)
-    monkeypatch.setattr(_programs, "_programs", type(_programs._programs)())
+    networks.forget_networks()
     return made
 
 
@@ -92,7 +92,7 @@ def test_lost_int8_network(network, pictures, quantized, monkeypatch, tmp_path):
         network, "three", "avg", precision="int8", calibration=pictures[:8]
     ).fit(pictures)
     expected = given.transform(pictures)
-    _programs._programs.clear()
+    networks.forget_networks()
     shutil.rmtree(tmp_path / "home")
     with pytest.raises(RuntimeError, match="Call fit again, or say calibration=images"):
         own.transform(pictures)
@@ -124,7 +124,7 @@ def test_lower_precision_is_openvinos(network, pictures, precision):
 
 
 def test_bfloat16_is_refused_where_it_is_emulated(network, pictures, monkeypatch):
-    monkeypatch.setattr(_engines, "supports_bfloat16", lambda: False)
+    monkeypatch.setattr(networks, "supports_bfloat16", lambda: False)
     with pytest.raises(ValueError, match="needs a processor that computes it in hardware"):
         _features(network, pictures, precision="bfloat16")
 

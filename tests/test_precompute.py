@@ -44,7 +44,8 @@ from sklearn_cnnfeat import (
     layer_scores,
     precompute,
 )
-from sklearn_cnnfeat._network import _engines, _programs
+from sklearn_cnnfeat._network import networks
+from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 from sklearn_cnnfeat.exceptions import EngineWarning, UnreadableImageWarning
 
 N = 24
@@ -479,8 +480,8 @@ def test_unreadable_images_are_counted_once_where_another_engine_takes_over(
         raise RuntimeError("no room for the network")
 
     # Forget what other tests have loaded.
-    monkeypatch.setattr(_programs, "_programs", type(_programs._programs)())
-    monkeypatch.setattr(_engines.OpenVINOEngine, "__init__", fail)
+    networks.forget_networks()
+    monkeypatch.setattr(engine_openvino.OpenVINOEngine, "__init__", fail)
     # OpenVINO is asked when the first image has been read, which others have preceded.
     X = [str(tmp_path / "missing.jpg"), *files]
     with (

@@ -109,13 +109,13 @@ def test_workers_share_the_cores(network, files):
         joblib.cpu_count = lambda *args, **kwargs: 2
 
         def threads(_):
-            from sklearn_cnnfeat._network import _engines
+            from sklearn_cnnfeat._network.engines import openvino as engine_openvino
             seen = []
-            init = _engines.OpenVINOEngine.__init__
+            init = engine_openvino.OpenVINOEngine.__init__
             def note(engine, network, dtype, precision, n_threads, *more):
                 seen.append(n_threads)
                 init(engine, network, dtype, precision, n_threads, *more)
-            _engines.OpenVINOEngine.__init__ = note
+            engine_openvino.OpenVINOEngine.__init__ = note
             CNNFeatureTransformer(network, "two", "avg").fit_transform(files)
             return seen
 

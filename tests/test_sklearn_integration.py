@@ -616,7 +616,7 @@ def test_unpickled_model_is_built_anew(tmp_path, monkeypatch):
     """A pickle goes to a machine that has no compiled network, with a model of augmentations."""
     import keras
 
-    from sklearn_cnnfeat._network import _programs
+    from sklearn_cnnfeat._network import networks
 
     network = keras.Sequential(
         [
@@ -634,5 +634,5 @@ def test_unpickled_model_is_built_anew(tmp_path, monkeypatch):
     rows = fitted.transform(images)
     pickled = pickle.dumps(fitted)
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "there"))
-    _programs._programs.clear()
+    networks.forget_networks()
     np.testing.assert_array_equal(pickle.loads(pickled).transform(images), rows)

@@ -12,13 +12,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from sklearn_cnnfeat import CNNFeatureTransformer, filter_summary, layer_summary, list_models
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network import keras_models
 from sklearn_cnnfeat._network.zoo import find_architecture
 
 
 @pytest.fixture(scope="module")
 def keras():
-    return _build.import_keras()
+    return keras_models.import_keras()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_no_weights_are_downloaded_or_allocated():
     code = (
         "import resource\n"
         "from sklearn_cnnfeat import layer_summary\n"
-        "from sklearn_cnnfeat._network._build import import_keras\n"
+        "from sklearn_cnnfeat._network.keras_models import import_keras\n"
         "keras = import_keras(); keras.ops.zeros(1)\n"
         "layer_summary('mobilenet')\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer, pack_weights
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network import keras_models
 from sklearn_cnnfeat._network import weights as _published
 
 MOBILENET = "mobilenet_1_0_224_tf_no_top.h5"
@@ -27,7 +27,7 @@ def published(tmp_path_factory):
     import h5py
     from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     model = keras.applications.MobileNet(weights=None, include_top=False)
     path = tmp_path_factory.mktemp("published") / MOBILENET
     with h5py.File(path, "w") as file:

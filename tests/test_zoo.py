@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer, list_models
-from sklearn_cnnfeat._network import _build
+from sklearn_cnnfeat._network import converter, keras_models
 from sklearn_cnnfeat._network import weights as _published
 from sklearn_cnnfeat._network import zoo as _zoo
+from sklearn_cnnfeat._network.engines import framework
 
 # One of each family, cheap ones; the others differ from them in numbers only.
 FAMILIES = [
@@ -35,7 +36,7 @@ REST = [pytest.param(n, marks=pytest.mark.slow) for n in list_models() if n not 
 @pytest.fixture
 def asked(monkeypatch):
     """Let Keras ask for downloads, and give it none: a list of (file, address, subfolder)."""
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     from keras.src.utils import file_utils
 
     calls = []
@@ -56,7 +57,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*input_shape. is undefined:User
 
 def keras_network(name, **arguments):
     """Build a network by Keras alone, with names as in a fresh process and without memory."""
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     result = []
 
     def build():
@@ -102,19 +103,19 @@ def test_layers_sizes_and_files_are_those_of_keras(name, asked):
 
 @pytest.mark.parametrize("name", list_models())
 def test_preprocessing_is_that_of_keras(name):
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     architecture = _zoo.find_architecture(name)
     constructor = getattr(keras.applications, architecture.keras_name)
     # Public modules bear the names of the private ones that they are made of.
     module = getattr(keras.applications, constructor.__module__.rsplit(".", 1)[-1])
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 5, 7, 3)).astype(np.float32)
     expected = module.preprocess_input(pixels.copy())
-    ours = _build._preprocess(keras.ops.convert_to_tensor(pixels), architecture.preprocessing)
+    ours = framework._preprocess(keras.ops.convert_to_tensor(pixels), architecture.preprocessing)
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-5)
 
 
 def test_every_network_of_keras_is_there():
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     networks = {name for name in dir(keras.applications) if name[0].isupper()}
     assert networks == {_zoo.find_architecture(name).keras_name for name in list_models()}
 
@@ -134,7 +135,7 @@ def test_weights_of_the_right_size_are_taken(name, size, asked):
 def test_the_rescaling_of_published_efficientnets_is_that_of_keras(include_top, asked):
     theirs = keras_network("EfficientNetB0", weights="imagenet", include_top=include_top)
     plain = keras_network("EfficientNetB0", weights=None, include_top=include_top)
-    ours = _build._add_rescaling(plain)
+    ours = keras_models.add_rescaling(plain)
     assert layer_names(ours) == layer_names(theirs)
     for name in ("input_layer", "rescaling", "normalization", "rescaling_1", "stem_conv"):
         assert ours.get_layer(name).get_config() == theirs.get_layer(name).get_config()
@@ -243,7 +244,7 @@ def test_a_download_that_keras_puts_elsewhere_is_told(no_network, monkeypatch):
     from keras.src.utils import file_utils
 
     monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: "elsewhere")
-    monkeypatch.setattr(_build.import_keras().Model, "load_weights", lambda *_: None)
+    monkeypatch.setattr(keras_models.import_keras().Model, "load_weights", lambda *_: None)
     with pytest.raises(OSError, match="Keras put it elsewhere") as caught:
         CNNFeatureTransformer("mobilenet", "last").fit(IMAGES)
     assert str(no_network) in str(caught.value)
@@ -263,7 +264,7 @@ def publish(model, path):
 @pytest.fixture
 def downloads(no_network, monkeypatch):
     """Let Keras download random weights of a small network."""
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     from keras.src.utils import file_utils
 
     calls = []
@@ -279,7 +280,7 @@ def downloads(no_network, monkeypatch):
 
 @pytest.mark.parametrize("layer", ["out_relu", "global_average_pooling2d"])
 def test_weights_are_downloaded_once_and_serve_all_sizes(layer, downloads, no_network):
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     X = np.random.default_rng(0).integers(0, 256, (2, 80, 64, 3), dtype=np.uint8)
     cnn = CNNFeatureTransformer("mobilenet_v2", layer, "avg", input_size=(80, 64))
     rows = cnn.fit_transform(X)
@@ -296,7 +297,7 @@ def test_weights_are_downloaded_once_and_serve_all_sizes(layer, downloads, no_ne
 
 def test_weights_in_a_folder_that_cannot_be_written_to_are_used(no_network, monkeypatch):
     """Keras itself does not look there, but attached data sets are mounted like this."""
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     published = keras.applications.MobileNet(weights=None, include_top=False)
     publish(published, no_network / "models" / "mobilenet_1_0_224_tf_no_top.h5")
     monkeypatch.setattr("os.access", lambda *_: False)
@@ -321,7 +322,7 @@ def test_downloads_go_to_where_keras_puts_them(no_network, monkeypatch, tmp_path
 @pytest.fixture(scope="module")
 def published_efficientnet(tmp_path_factory):
     """Weights such as the published ones: normalized by ImageNet's mean and deviation."""
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     model = keras.applications.EfficientNetB0(weights=None, include_top=False)
     (normalization,) = (
         layer for layer in model.layers if isinstance(layer, keras.layers.Normalization)
@@ -338,7 +339,7 @@ def test_efficientnet_is_rescaled_with_published_weights(
     published_efficientnet, monkeypatch, photo_like
 ):
     """As `weights="imagenet"` of Keras does, by name, by path and after training."""
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     from keras.src.utils import file_utils
 
     file = str(published_efficientnet / "efficientnetb0_notop.h5")
@@ -368,7 +369,7 @@ def test_indices_and_last_count_the_rescaling(published_efficientnet, monkeypatc
 
 
 def test_weights_of_ones_own_are_not_rescaled(tmp_path, photo_like):
-    keras = _build.import_keras()
+    keras = keras_models.import_keras()
     own = keras.applications.EfficientNetB0(
         weights=None, include_top=False, input_shape=(64, 64, 3)
     )
@@ -393,7 +394,7 @@ def test_wrong_layer_is_told_before_a_download(layer, tmp_path, monkeypatch):
     def download(*args):
         raise AssertionError("downloads for a layer that does not exist")
 
-    monkeypatch.setattr(_build, "download_weights", download)
+    monkeypatch.setattr(converter, "download_weights", download)
     with pytest.raises(ValueError, match=r"has no layer 'blok5_pool'\. Nearest.*'block5_pool'|26"):
         CNNFeatureTransformer("vgg19", layer).fit([np.zeros((8, 8, 3), np.uint8)])
 

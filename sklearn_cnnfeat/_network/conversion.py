@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sklearn_cnnfeat._network import graph
+from sklearn_cnnfeat._network.converted import ConversionError, UnsupportedLayersError
 from sklearn_cnnfeat._network.engines.openvino import (
     OpenVINOEngine,
     first_line,
     write_network,
 )
+from sklearn_cnnfeat._network.folding import fold_batch_normalization
 from sklearn_cnnfeat._network.keras_layers import (
     check_input,
     functional,
@@ -34,14 +36,6 @@ from sklearn_cnnfeat._network.zoo import find_architecture
 TOLERANCE = 1e-3
 # An untrusted file may take so many bytes of memory, and so many times its own size on top.
 _FREE_BYTES, _LARGEST_RATIO = 2 * 1024**3, 4
-
-
-class UnsupportedLayersError(Exception):
-    """Keras' OpenVINO backend does not compute some layers, or not as TensorFlow does."""
-
-
-class ConversionError(RuntimeError):
-    """OpenVINO cannot take a network that its framework can compute."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +95,7 @@ def convert_model(model, source, input_size, folder):
     # Before the graph is changed, for the reference may share it.
     expected = run(pixels, paths)
     try:
+        fold_batch_normalization(converted.model, converted.outputs)
         permutations = carry_transpositions(converted.model, converted.outputs)
         network = graph.name_layers(converted, permutations)
         record = replace(

@@ -6,6 +6,14 @@ from typing import Any
 from sklearn_cnnfeat._network.layers import Layer
 
 
+class UnsupportedLayersError(Exception):
+    """Keras' OpenVINO backend does not compute some layers, or not as TensorFlow does."""
+
+
+class ConversionError(RuntimeError):
+    """OpenVINO cannot take a network that its framework can compute."""
+
+
 @dataclass
 class Converted:
     """A whole network as an OpenVINO graph.

@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from sklearn_cnnfeat._network import conversion, keras_models
-from sklearn_cnnfeat._network.conversion import Job, UnsupportedLayersError
+from sklearn_cnnfeat._network.conversion import Job
+from sklearn_cnnfeat._network.converted import UnsupportedLayersError
 from sklearn_cnnfeat._network.engines import framework
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError

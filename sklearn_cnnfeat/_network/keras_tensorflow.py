@@ -8,7 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from sklearn_cnnfeat._network.converted import Converted
+from sklearn_cnnfeat._network.converted import ConversionError, Converted
+from sklearn_cnnfeat._network.engines.openvino import first_line
 from sklearn_cnnfeat._network.keras_layers import (
     check_input,
     compute,
@@ -46,7 +47,12 @@ def convert(model, source, input_size=None):
     height, width, channels = check_input(model, describe(source))
     height, width = input_size or (height, width)
     function, paths = _trace(model, source, (height, width, channels))
-    graph = _read(function)
+    try:
+        graph = _read(function)
+    except Exception as error:
+        raise ConversionError(
+            f"OpenVINO cannot take {describe(source)}: {first_line(error)}."
+        ) from error
     pixels = graph.get_parameters()[0]
     pixels.output(0).set_names({"pixels"})
     pixels.set_friendly_name("pixels")

@@ -10,10 +10,7 @@ import numpy as np
 
 from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._network import conversion, converter, graph, quantize, store
-from sklearn_cnnfeat._network.conversion import (
-    ConversionError,
-    UnsupportedLayersError,
-)
+from sklearn_cnnfeat._network.converted import ConversionError, UnsupportedLayersError
 from sklearn_cnnfeat._network.engines.openvino import (
     GRAPH,
     OpenVINOEngine,
