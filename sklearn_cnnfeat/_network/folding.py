@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_cnnfeat._network.runtime import import_openvino, import_operations
 from sklearn_cnnfeat._network.transpositions import constant_of, lengths
 
 # The axes of a kernel that together count the output channels.
@@ -44,7 +45,7 @@ def fold_batch_normalization(model, outputs):
     folded : dict of str to openvino.Output
         What gives the same values now.
     """
-    import openvino
+    openvino = import_openvino()
 
     results = [result.input_value(0) for result in model.get_results()]
     whole = openvino.Model([*results, *outputs.values()], model.get_sinks(), model.get_parameters())
@@ -102,8 +103,8 @@ class _Scaled:
 
     def build(self):
         """Return the output of a convolution with a scaled kernel, and the shift added."""
-        import openvino.opset15 as ops
-        from openvino.utils.node_factory import NodeFactory
+        ops = import_operations()
+        NodeFactory = import_openvino().utils.node_factory.NodeFactory
 
         data, kernel, *others = self.node.input_values()
         shape = [n if axis in self.axes else 1 for axis, n in enumerate(lengths(kernel))]
@@ -197,7 +198,7 @@ class _Folding:
 
     def _value_of(self, output):
         """Return a short constant, computed if need be, as float64; None for anything else."""
-        import openvino
+        openvino = import_openvino()
 
         shape = lengths(output)
         if output not in self._constant or None in shape or np.prod(shape) > _MOST_CHANNELS:
@@ -227,12 +228,12 @@ def _is_float32(node):
 
 
 def _float32(values):
-    import openvino.opset15 as ops
+    ops = import_operations()
 
     return ops.constant(np.asarray(values, np.float32)).output(0)
 
 
 def _multiply_and_add(data, scale, shift):
-    import openvino.opset15 as ops
+    ops = import_operations()
 
     return ops.add(ops.multiply(data, _float32(scale)), _float32(shift)).output(0)

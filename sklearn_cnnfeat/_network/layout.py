@@ -8,6 +8,7 @@ operation gets the transposition back: slower, but never wrong.
 """
 
 from sklearn_cnnfeat._network.layout_rules import ONE_VALUE, SEVERAL_VALUES
+from sklearn_cnnfeat._network.runtime import import_openvino, import_operations
 from sklearn_cnnfeat._network.transpositions import (
     Carried,
     composed,
@@ -37,7 +38,7 @@ def carry_transpositions(model, outputs):
         For each of `outputs` what holds its value now, and the order of axes with
         ``value == transpose(output, order)``; None where that is the same.
     """
-    import openvino
+    openvino = import_openvino()
 
     results = model.get_results()
     # A model of everything that is wanted, for the order of computation.
@@ -140,7 +141,7 @@ class _Walk:
 
     def _permute_shape(self, node, value):
         """Take the shape of what holds the value, and rearrange that instead."""
-        import openvino.opset15 as ops
+        ops = import_operations()
 
         node.input(0).replace_source_output(value.output)
         node.validate_and_infer_types()

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from sklearn_cnnfeat._network.runtime import import_operations
 from sklearn_cnnfeat._network.transpositions import (
     Carried,
     arranged,
@@ -34,7 +35,7 @@ def _set_input(node, position, values):
 
 def _set_axis(node, position, axis):
     """Replace an input that is one axis, which must stay a scalar."""
-    import openvino.opset15 as ops
+    ops = import_operations()
 
     node.input(position).replace_source_output(ops.constant(np.int64(axis)).output(0))
 
@@ -279,7 +280,7 @@ def _elementwise(node, values):
 
 
 def _prelu(node, values):
-    import openvino.opset15 as ops
+    ops = import_operations()
 
     data, slope = values
     rank = len(data.shape)

@@ -412,13 +412,16 @@ class KerasNetwork(CompiledNetwork):
         What to compute.
     model : keras.Model
         The network.
+    reason : str or None
+        Why OpenVINO does not compute it; None where it was not asked.
     """
 
     engine = "keras"
 
-    def __init__(self, spec, model):
+    def __init__(self, spec, model, reason):
         record = conversion.describe_model(model, spec.source, spec.input_size)
         super().__init__(spec, record)
+        self.reason = reason
         self._model = model
         self._part = None
 
@@ -474,22 +477,27 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None):
             compiled.model = model
             _compiled.keep(key, compiled)
         _check_trust(compiled, spec.source)
+    if compiled.engine != wanted:
+        if engine != "auto":
+            raise EngineError(compiled.reason)
+        message = f"{compiled.reason} Keras computes it instead."
+        warnings.warn(message, EngineWarning, stacklevel=4)
     return compiled
 
 
 def _open(spec, wanted, engine, model, announce, calibrate):
+    reason = None
     if wanted == "openvino":
         try:
             return _open_openvino(spec, model, announce, calibrate)
         except EngineError as error:
             if engine != "auto":
                 raise
-            reason = error
-        warnings.warn(f"{reason} Keras computes it instead.", EngineWarning, stacklevel=5)
+            reason = str(error)
     check_process()
     from sklearn_cnnfeat._network.keras_models import load_network
 
-    return KerasNetwork(spec, model or load_network(spec.source, spec.input_size))
+    return KerasNetwork(spec, model or load_network(spec.source, spec.input_size), reason)
 
 
 def _open_openvino(spec, model, announce, calibrate):

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_cnnfeat._network.runtime import import_operations
+
 # Types of constants that NumPy knows under the same name, so that they can be rearranged here.
 _NUMPY_TYPES = {"f64", "f32", "f16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8"}
 # Stands for a dimension that is not known when values are compared by size.
@@ -62,14 +64,14 @@ def constant_of(output):
 
 def integers(values):
     """Return a constant of 64-bit integers."""
-    import openvino.opset15 as ops
+    ops = import_operations()
 
     return ops.constant(np.array(values, np.int64)).output(0)
 
 
 def moved(output, order):
     """Return `output` transposed by `order`, by a reshape where only axes of length 1 move."""
-    import openvino.opset15 as ops
+    ops = import_operations()
 
     shape = lengths(output)
     long = [axis for axis in order if shape[axis] != 1]
@@ -84,7 +86,7 @@ def arranged(value, order):
 
     The value may have fewer axes than `order`: leading ones of length 1 are added as NumPy does.
     """
-    import openvino.opset15 as ops
+    ops = import_operations()
 
     shape = value.shape
     if all(n == 1 for n in shape):
