@@ -1,0 +1,166 @@
+"""Run a network on ncnn, which computes 3 x 3 convolutions by Winograd's algorithm."""
+
+import ctypes
+import importlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from sklearn_cnnfeat._network.engines.ncnn_translation import translate
+
+# What comes before weights in float32.
+_FLOAT32 = np.zeros(1, np.uint32)
+# What ncnn returns where it gets no memory.
+_FAILED_ALLOCATION = -100
+_NO_MEMORY = "There is not enough memory to compute an image on ncnn."
+
+_pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer_of.restype = ctypes.c_void_p
+_pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+class NcnnEngine:
+    """A network on ncnn, several images at the same time.
+
+    Parameters
+    ----------
+    network : openvino.Model
+        From float32 pixels (1, height, width, channels) to one output per head, in order.
+    n_threads : int
+        Images computed at the same time, each on one core.
+    batch_size : int, default=None
+        Images per batch; None for one. It changes neither the rows nor the speed.
+    n_callers : int, default=None
+        Calls of `run` at the same time, each of which computes in its own thread. None is for one
+        call at a time, on all threads.
+
+    Raises
+    ------
+    TranslationError
+        Where ncnn cannot compute the network.
+    MemoryError
+        Where its weights do not fit in memory.
+    """
+
+    name = "ncnn"
+
+    def __init__(self, network, n_threads, batch_size=None, n_callers=None):
+        self.batch_size = batch_size or 1
+        self._n_threads = n_threads
+        self._waits = n_callers is not None
+        self._ncnn = import_ncnn()
+        translation = translate(network)
+        self._input = translation.input
+        self._heads = translation.heads
+        self._net = _uninterrupted(_load, self._ncnn, translation)
+
+    def run(self, batches, deliver):
+        """Compute all batches; return when every row was delivered."""
+        if self._waits or self._n_threads == 1:
+            for tokens, pixels in batches:
+                for token, image in zip(tokens, pixels, strict=True):
+                    deliver(token, self._compute(image))
+            return
+        in_flight = deque()
+
+        def finish():
+            token, future = in_flight.popleft()
+            deliver(token, future.result())
+
+        with ThreadPoolExecutor(self._n_threads, "ncnn") as threads:
+            try:
+                for tokens, pixels in batches:
+                    for token, image in zip(tokens, pixels, strict=True):
+                        # Twice as many images as threads: the next is there when one is done.
+                        if len(in_flight) == 2 * self._n_threads:
+                            finish()
+                        in_flight.append((token, threads.submit(self._compute, image)))
+                while in_flight:
+                    finish()
+            finally:
+                for _, future in in_flight:
+                    future.cancel()
+
+    def _compute(self, image):
+        """Return one array per head for an image (height, width, channels)."""
+        ncnn = self._ncnn
+        planes = image.transpose(2, 0, 1)
+        channels, height, width = planes.shape
+        # The maps must be ncnn's own: of an array it would keep the address alone.
+        maps = ncnn.Mat(width, height, channels)
+        if maps.empty():
+            raise MemoryError(_NO_MEMORY)
+        np.asarray(maps)[...] = planes
+        extractor = self._net.create_extractor()
+        extractor.input(self._input, maps)
+        rows = []
+        for head in self._heads:
+            found = ncnn.Mat()
+            code = extractor.extract(head.blob, found)
+            if code == _FAILED_ALLOCATION:
+                raise MemoryError(_NO_MEMORY)
+            if code != 0:
+                raise RuntimeError(f"ncnn failed to compute an image (code {code}).")
+            rows.append(head.arranged(np.asarray(found)))
+        return rows
+
+
+def _load(ncnn, translation):
+    """Return a network of ncnn, in float32 and for one thread per image."""
+    # ncnn writes to the memory that it asks for without looking whether it got any.
+    np.empty(translation.n_bytes, np.uint8)
+    net = ncnn.Net()
+    options = net.opt
+    options.num_threads = 1
+    # Kernels of which there is a transformed copy are freed.
+    options.lightmode = True
+    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+    options.use_bf16_packed = options.use_bf16_storage = False
+    # Winograd's F(6 x 6, 3 x 3) rounds off several times as much as F(4 x 4, 3 x 3).
+    options.use_winograd63_convolution = False
+    if net.load_param_mem(translation.text) != 0:
+        raise RuntimeError("ncnn does not read the layers of the translated network.")
+    if net.load_model(_make_reader(ncnn, translation.weights)) != 0:
+        raise RuntimeError("ncnn does not read the weights of the translated network.")
+    return net
+
+
+def import_ncnn():
+    """Import ncnn; raise ImportError where it is missing or broken."""
+    return _uninterrupted(importlib.import_module, "ncnn")
+
+
+def _uninterrupted(function, *arguments):
+    """Call a function in a thread of its own, because interrupts arrive in the main thread.
+
+    An interrupt while ncnn calls back for weights would end the process, and one while it is
+    imported would make it look broken.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *arguments).result()
+
+
+def _make_reader(ncnn, weights):
+    """Return what ncnn reads weights from, where they are in memory."""
+
+    class Reader(ncnn.DataReader):
+        def __init__(self):
+            super().__init__()
+            self._parts = _parts(weights)
+
+        def read(self, target, size):
+            part = next(self._parts, None)
+            if part is None or part.nbytes != size:
+                return 0
+            ctypes.memmove(_pointer_of(target, None), part.ctypes.data, size)
+            return size
+
+    return Reader()
+
+
+def _parts(weights):
+    for array, has_type in weights:
+        if has_type:
+            yield _FLOAT32
+        yield np.ascontiguousarray(array, np.float32)
