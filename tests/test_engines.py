@@ -283,7 +283,7 @@ def test_failure_of_openvino_is_not_for_ever(convolutional, pictures, tmp_path, 
         assert cnn.engine_ == "keras"
         explicit = CNNFeatureTransformer(convolutional, "two", "avg", engine="openvino")
         with pytest.raises(exceptions.EngineError, match="no such instruction set"):
-            explicit.fit(pictures)
+            explicit.fit(pictures).transform(pictures)
     networks.forget_networks()
     rows = cnn.fit(pictures).transform(pictures)
     assert cnn.engine_ == "openvino"

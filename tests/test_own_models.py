@@ -500,11 +500,21 @@ def test_other_channels_are_refused(channels):
         CNNFeatureTransformer(model, "last").fit(pictures(2, 24, 24))
 
 
-def test_channels_first_models_are_refused():
-    inputs = keras.Input((3, 24, 24))
-    x = layers.Conv2D(2, 3, data_format="channels_first")(inputs)
-    with pytest.raises(ValueError, match=r"channels-first images \(n, 3, 24, 24\).*channels_last"):
-        CNNFeatureTransformer(keras.Model(inputs, x), "last").fit(pictures(2, 24, 24))
+def test_channels_first_models_are_converted():
+    """TensorFlow does not compute them on a CPU: the same kernels channels last are the judge."""
+    kernel = keras.initializers.GlorotUniform(seed=0)
+    columns = {}
+    for data_format, shape in (("channels_first", (3, 24, 20)), ("channels_last", (24, 20, 3))):
+        inputs = keras.Input(shape)
+        options = {"data_format": data_format, "kernel_initializer": kernel}
+        x = layers.Conv2D(4, 3, name="conv", **options)(inputs)
+        x = layers.MaxPooling2D(data_format=data_format, name="pool")(x)
+        x = layers.Flatten(data_format=data_format, name="flat")(x)
+        outputs = layers.Dense(3, kernel_initializer=kernel, name="dense")(x)
+        cnn = CNNFeatureTransformer(keras.Model(inputs, outputs), ["conv", "flat", "dense"])
+        columns[data_format] = cnn.fit_transform(pictures(2, 24, 20))
+        assert cnn.feature_shapes_ == [(22, 18, 4), (396,), (3,)]
+    assert_equal_to_rounding(columns["channels_first"], columns["channels_last"])
 
 
 def test_a_model_with_a_batch_size_of_its_own():

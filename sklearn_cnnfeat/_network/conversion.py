@@ -54,6 +54,8 @@ class Job:
         For a model of the user's process: where it was saved.
     classes : dict or None
         The classes of its layers that no other process can import, by name.
+    weights_file : str or None
+        Where published weights are.
     """
 
     source: Source
@@ -61,12 +63,13 @@ class Job:
     folder: str
     model_file: str | None = None
     classes: dict | None = None
+    weights_file: str | None = None
 
 
 def convert(job):
     """Convert a network; return its record as plain values. The graph is in the job's folder."""
     import_keras()  # it takes gigabytes of addresses, which the file shall not be charged with
-    with _memory_limit(job.source):
+    with _memory_limit(job):
         model = _load(job)
         return convert_model(model, job.source, job.input_size, job.folder)
 
@@ -74,13 +77,15 @@ def convert(job):
 def _load(job):
     if job.model_file is not None:
         return load_saved(job.model_file, job.classes)
-    return load_network(job.source, job.input_size)
+    with import_keras().saving.custom_object_scope(job.classes or {}):
+        return load_network(job.source, job.input_size, job.weights_file)
 
 
-def _memory_limit(source):
+def _memory_limit(job):
+    source = job.source
     if source.trusted or source.kind == "object":
         return nullcontext()
-    path = source.name if source.kind == "file" else source.weights
+    path = source.name if source.kind == "file" else job.weights_file or source.weights
     n_bytes = os.path.getsize(path) if os.path.exists(path) else 0
     return limited_memory(_FREE_BYTES + _LARGEST_RATIO * n_bytes)
 

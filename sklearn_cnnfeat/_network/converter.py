@@ -2,17 +2,21 @@
 
 import importlib.util
 import os
+import sys
 import tempfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from sklearn_cnnfeat._network import conversion, keras_models
+from sklearn_cnnfeat._network import conversion, keras_models, keras_objects
 from sklearn_cnnfeat._network.conversion import Job
 from sklearn_cnnfeat._network.converted import UnsupportedLayersError
 from sklearn_cnnfeat._network.engines import framework
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError
 from sklearn_cnnfeat._network.spec import describe
+from sklearn_cnnfeat._network.weights import find_weights
+from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat.exceptions import UntrustedModelError, WeightsNotFoundError
 
 # Keras on its OpenVINO backend needs neither TensorFlow nor a second of importing it.
@@ -46,10 +50,7 @@ def convert(source, input_size, folder, model=None):
         If Keras' OpenVINO backend does not compute the network and TensorFlow is not installed.
     """
     if model is None:
-        job = Job(source, input_size, str(folder))
-        return _run(conversion.convert, (job,), source, _PREFERRED)
-    from sklearn_cnnfeat._network import keras_objects
-
+        return _convert_named(source, input_size, folder)
     backends = _PREFERRED if keras_objects.has_lasting_identity(model) else _PREFERRED[::-1]
     with tempfile.TemporaryDirectory(prefix="cnnfeat-") as temporary:
         path = Path(temporary) / "model.keras"
@@ -65,6 +66,29 @@ def convert(source, input_size, folder, model=None):
             if keras_models.import_keras().backend.backend() != "tensorflow":
                 raise
     return conversion.convert_model(model, source, input_size, str(folder))
+
+
+def _convert_named(source, input_size, folder):
+    """Convert a named network or a model file."""
+    job = Job(source, input_size, str(folder))
+    if source.weights == "imagenet":
+        architecture = find_architecture(source.name)
+        found = find_weights(architecture, source.include_top, input_size)
+        job = replace(job, weights_file=str(found.path))
+    if source.kind != "file" or not source.trusted or "keras" not in sys.modules:
+        return _run(conversion.convert, (job,), source, _PREFERRED)
+    # Custom classes that are registered here are known there too.
+    keras = keras_models.import_keras()
+    try:
+        classes = keras_objects.portable(keras.saving.get_custom_objects())
+        return _run(conversion.convert, (replace(job, classes=classes),), source, _PREFERRED)
+    except (UnsupportedLayersError, OSError):
+        raise
+    except Exception:
+        if keras.backend.backend() != "tensorflow":
+            raise
+    loaded = keras_models.load_network(source, input_size)
+    return conversion.convert_model(loaded, source, input_size, str(folder))
 
 
 def _run(function, args, source, backends):
@@ -99,7 +123,12 @@ def read_kernels(source, input_size, path):
 
 def download_weights(source, input_size):
     """Return the path of published weights, downloaded where they are missing."""
-    return keras_process("openvino").run(keras_models.download_weights, source, input_size)
+    architecture = find_architecture(source.name)
+    found = find_weights(architecture, source.include_top, input_size)
+    if found.path is not None:
+        return found.path
+    process = keras_process("openvino")
+    return process.run(keras_models.download_weights, source, input_size, found)
 
 
 def keras_process(backend):

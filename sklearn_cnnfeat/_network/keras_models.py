@@ -49,14 +49,17 @@ def is_keras_model(value):
     return keras is not None and isinstance(value, keras.Model)
 
 
-def load_network(source, input_size):
-    """Return the `keras.Model` of a named network or a file, built for images of `input_size`."""
+def load_network(source, input_size, weights_file=None):
+    """Return the `keras.Model` of a named network or a file, built for images of `input_size`.
+
+    Published weights are looked for, and downloaded, unless `weights_file` says where they are.
+    """
     if source.kind == "file":
         # A search over layers asks for the same network again and again; a file may change.
         return _load_file(source.name, _digest_now(source, source.name), source.trusted)
     path = source.weights
     if path == "imagenet":
-        path = str(download_weights(source, input_size))
+        path = str(weights_file or download_weights(source, input_size))
     digest = None if path == "random" else _digest_now(source, path)
     return _load_named(source, digest, input_size, path)
 
@@ -127,10 +130,13 @@ def _load_named(source, digest, input_size, path):
     return model
 
 
-def download_weights(source, input_size):
-    """Return the path of published weights, which Keras downloads where they are missing."""
+def download_weights(source, input_size, found=None):
+    """Return the path of published weights, which Keras downloads where they are missing.
+
+    `found` is what `find_weights` has found before, if anything.
+    """
     architecture = find_architecture(source.name)
-    found = find_weights(architecture, source.include_top, input_size)
+    found = found or find_weights(architecture, source.include_top, input_size)
     if found.path is not None:
         return found.path
     path = architecture.weights_file(source.include_top, input_size)

@@ -88,9 +88,16 @@ def outputs_by_layer(model, pixels):
     graph = functional(model)
     names = [model.name] if graph is None else graph.output_names
     return {
-        name: np.asarray(keras.ops.convert_to_numpy(output), np.float32)
+        name: _in_logical_order(model, keras.ops.convert_to_numpy(output))
         for name, output in zip(names, outputs, strict=False)
     }
+
+
+def _in_logical_order(model, values):
+    values = np.asarray(values, np.float32)
+    if is_channels_first(model) and values.ndim == 4:
+        return np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+    return values
 
 
 def _as_input(model, pixels):
