@@ -34,16 +34,20 @@ LABELS = {
 
 
 class Zeros:
-    """Stands in for a fitted transformer: rows of the same size, without work."""
+    """Stands in for an extractor: rows of the same size, without work."""
 
     def __init__(self, n_columns):
-        self.n_columns = n_columns
+        self.row_shape = (n_columns,)
 
-    def transform(self, paths):
+    def read(self, paths):
+        """Return the paths."""
+        return paths
+
+    def compute(self, paths):
         """Return rows of zeros."""
         import numpy as np
 
-        return np.zeros((len(paths), self.n_columns), np.float32)
+        return np.zeros((len(paths), *self.row_shape), np.float32)
 
 
 def make_transformer(network, paths, n_jobs=None):
@@ -86,10 +90,10 @@ def lazy_zeros(n_columns, paths, part_size):
     """Return the same graph with no network in it."""
     import dask.bag
 
-    from sklearn_cnnfeat._distributed import transform_lazily
+    from sklearn_cnnfeat._dask import transform_lazily
 
     bag = dask.bag.from_sequence(paths, partition_size=part_size)
-    return transform_lazily(Zeros(n_columns), bag, (n_columns,))
+    return transform_lazily(Zeros(n_columns), bag)
 
 
 def timed(function):

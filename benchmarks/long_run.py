@@ -126,12 +126,13 @@ def run_calls(options, folder):
 def run_stream(options, folder):
     """Transform a long list of files; rows go nowhere, so that only what stays is seen."""
     from sklearn_cnnfeat import CNNFeatureTransformer
+    from sklearn_cnnfeat._transformer import extractor_for
 
     paths = find_photos(options.photos)
     cnn = CNNFeatureTransformer(make_network(folder / "fixed.keras"), "features", "avg")
     cnn.fit(paths)
     paths = [paths[i % len(paths)] for i in range(options.images)]
-    images = cnn._read(paths, reset=False)
+    extractor, images = extractor_for(cnn, paths)
     sample = Sampler()
 
     class Sink:
@@ -141,7 +142,7 @@ def run_stream(options, folder):
         def fail(self, i, *error):
             raise SystemExit(f"image {i} cannot be read")
 
-    cnn._run(images, Sink())
+    extractor.run(images, Sink())
     return sample.samples
 
 

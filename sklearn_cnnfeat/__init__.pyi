@@ -9,8 +9,9 @@ from ._inspection.feature_map_display import FeatureMapDisplay
 from ._inspection.filter_display import FilterDisplay
 from ._inspection.layer_score_display import LayerScoreDisplay
 from ._inspection.summaries import filter_summary, layer_summary
+from ._layer_scores import layer_report, layer_scores
 from ._network.zoo import list_models
-from ._search import layer_report, layer_scores, precompute
+from ._precompute import precompute
 from ._transformer import CNNFeatureTransformer
 from ._weights import pack_weights
 from .exceptions import CacheWarning

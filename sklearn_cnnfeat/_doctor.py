@@ -21,6 +21,7 @@ from sklearn_cnnfeat._home import (
     make_private_folder,
     networks_folder,
 )
+from sklearn_cnnfeat._loop import thread_count
 from sklearn_cnnfeat._network.converter import has_gpu
 from sklearn_cnnfeat._network.keras_models import import_keras
 from sklearn_cnnfeat._network.networks import choose_engine
@@ -29,7 +30,6 @@ from sklearn_cnnfeat._network.spec import installed_version
 from sklearn_cnnfeat._network.store import check_networks
 from sklearn_cnnfeat._network.weights import find_all_weights
 from sklearn_cnnfeat._network.zoo import keras_home
-from sklearn_cnnfeat._stream import thread_count
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 
 _DISTRIBUTION = "sklearn-cnnfeat"

@@ -1,4 +1,4 @@
-"""Tell functions of a user's own apart: has one changed since it computed what lies on the disk?"""
+"""User-defined callables: their contracts, and how one is recognized after a change."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,12 +10,38 @@ import joblib
 import numpy as np
 
 
-def describe_function(function):
-    """Return text that changes with a function, as far as one can see it.
+def apply_preprocessing(function, pixels):
+    """Return what a user-defined preprocessing makes of the pixels of one image."""
+    # Functions of Keras change float arrays in place.
+    batch = function(np.array(pixels[np.newaxis], np.float32))
+    batch = np.asarray(batch, np.float32)
+    if batch.shape != (1, *pixels.shape):
+        raise ValueError(
+            "A callable preprocessing must keep the shape of the batch that it is given, "
+            f"{(1, *pixels.shape)}. Got {batch.shape} instead."
+        )
+    return batch[0]
 
-    Seen are its code and the values that it holds: defaults, those of a closure, the arguments of
-    `functools.partial`, the attributes of an object that is called. Among these values, objects
-    that cannot be called count by the name of their class.
+
+def apply_pooling(function, maps):
+    """Return the row that a user-defined pooling makes of the maps of one image."""
+    pooled = function(maps[np.newaxis])
+    row = np.asarray(np.nan if pooled is None else pooled, np.float32)
+    if row.ndim != 2 or len(row) != 1:
+        got = "None" if pooled is None else f"shape {row.shape}"
+        raise ValueError(
+            "A callable pooling takes maps (n, height, width, channels) and returns an array "
+            f"(n, k). Got {got} for maps of shape {(1, *maps.shape)}."
+        )
+    return row[0]
+
+
+def describe_function(function):
+    """Return text that changes with a function's own code and the values that it holds.
+
+    Such values are defaults, those of a closure, the arguments of `functools.partial`, and the
+    attributes of an object that is called. Among them, objects that cannot be called count by the
+    name of their class. Functions that it calls are not looked into.
     """
     digest = hashlib.sha256()
     # Of the values that are being taken: a function may hold itself.

@@ -37,8 +37,8 @@ ROOMS = {
     "zarr": {"_extract/formats/zarr.py"},
     "h5py": {"_network/model_files.py"},
     "sqlite3": {"_cache/feature_cache.py", "_cache/database.py"},
-    "dask": {"_distributed.py"},
-    "distributed": {"_distributed.py"},
+    "dask": {"_dask.py"},
+    "distributed": {"_dask.py"},
     "fsspec": {"_images/urls.py"},
     "click": {"_cli/"},
     "skops": {"_cli/saving.py"},
@@ -102,3 +102,70 @@ def test_errors_survive_pickling(name):
     assert type(copied) is type(error)
     assert str(copied) == str(error)
     assert vars(copied) == vars(error)
+
+
+# Private members of other libraries, each where there is no public way.
+FOREIGN = {
+    "_inspection/affine.py": {"_transformer_to_input_indices", "_max_components"},
+    "_warn.py": {"_getframe"},
+}
+# The attributes of others that are set: by the ways of click, matplotlib and scikit-learn.
+SET = {
+    "_cache/database.py": {"text_factory"},
+    "_cli/commands.py": {"group_class", "output", "debug", "message"},
+    "_cli/pipelines.py": {"estimator", "scoring", "scorer_"},
+    "_cli/running.py": {"showwarning"},
+    "_extract/extract.py": {"client"},
+    "_inspection/feature_map_display.py": {"title"},
+    "_inspection/question.py": {"decision_function_shape"},
+    "_transformer.py": {
+        *("two_d_array", "one_d_array", "string", "three_d_array", "preserves_dtype"),
+    },
+}
+
+
+def _foreign_attributes(path):
+    """Yield the attributes of a module that do not belong to `self` or `cls`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            owner = node.value
+            if isinstance(owner, ast.Call) and ast.unparse(owner.func) == "super":
+                continue
+            if not (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
+                yield node
+
+
+def _private_members_of_the_estimator():
+    tree = ast.parse(MODULES["sklearn_cnnfeat._transformer"].read_text(encoding="utf-8"))
+    methods = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    attributes = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+    }
+    return {name for name in methods | attributes if name[0] == "_" and name[:2] != "__"}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"sklearn_cnnfeat._transformer"}))
+def test_modules_keep_to_public_members(module):
+    path = MODULES[module]
+    name = path.relative_to(ROOT).as_posix()
+    private = {node.attr for node in _foreign_attributes(path) if node.attr[0] == "_"}
+    private = {attribute for attribute in private if attribute[:2] != "__"}
+    assert not private & _private_members_of_the_estimator()
+    if not name.startswith(("_network/", "_cache/")):
+        assert private <= FOREIGN.get(name, set())
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules_set_attributes_of_their_own_objects_only(module):
+    path = MODULES[module]
+    name = path.relative_to(ROOT).as_posix()
+    if name.startswith("_network/"):
+        return
+    written = {
+        node.attr
+        for node in _foreign_attributes(path)
+        if isinstance(node.ctx, (ast.Store, ast.Del))
+    }
+    assert written <= SET.get(name, set())

@@ -310,7 +310,7 @@ def test_two_networks_and_other_columns(network, data):
     pipeline = make_pipeline(columns, StandardScaler(), LogisticRegression()).fit(frame, y)
     row = frame.iloc[[2]]
     expected = pipeline.decision_function(row)[0]
-    with pytest.raises(ValueError, match="2 steps with a CNNFeatureTransformer: say which") as e:
+    with pytest.raises(ValueError, match="2 steps with a CNNFeatureTransformer: choose one") as e:
         decision_map(pipeline, row)
     names = [
         "columntransformer__pipeline__cnnfeaturetransformer",
@@ -319,7 +319,7 @@ def test_two_networks_and_other_columns(network, data):
     for name in names:
         assert repr(name) in str(e.value)
         check_exact(decision_map(pipeline, row, step=name, method="exact"), expected)
-    with pytest.raises(ValueError, match="step='nonsense' is no CNNFeatureTransformer"):
+    with pytest.raises(ValueError, match="step='nonsense' is not a CNNFeatureTransformer"):
         decision_map(pipeline, row, step="nonsense")
     union = FeatureUnion([("a", cnn_of(network, "max")), ("b", branch)])
     pipeline = Pipeline([("both", union), ("svc", SVC(kernel="linear"))]).fit(X, y)
@@ -446,7 +446,7 @@ def test_layers_and_poolings_without_positions(network, data):
     assert decision_map(pipeline, X[0]).method == "occlusion"
     own = cnn_of(network, lambda maps: maps.std(axis=(1, 2)))
     pipeline = make_pipeline(own, LinearSVC()).fit(X, y)
-    with pytest.raises(ValueError, match="pooling of one's own"):
+    with pytest.raises(ValueError, match="a callable pooling"):
         decision_map(pipeline, X[0], method="exact")
 
 

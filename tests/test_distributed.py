@@ -20,7 +20,7 @@ from sklearn.svm import SVC
 from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._distributed import tasks_at_once
+from sklearn_cnnfeat._dask import tasks_at_once
 from sklearn_cnnfeat._network import networks
 from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 from sklearn_cnnfeat.exceptions import ImageError

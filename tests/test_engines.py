@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer, exceptions
+from sklearn_cnnfeat._loop import thread_count
 from sklearn_cnnfeat._network import keras_models, networks, runtime
 from sklearn_cnnfeat._network.zoo import find_architecture
-from sklearn_cnnfeat._stream import thread_count
+from sklearn_cnnfeat._transformer import extractor_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import parity
@@ -236,7 +237,7 @@ def test_errors_while_computing_leave_the_engine_usable(convolutional, pictures)
     """Requests that are under way when something fails are waited for, started or not."""
     cnn = CNNFeatureTransformer(convolutional, "two", "avg", n_jobs=2).fit(pictures)
     expected = cnn.transform(pictures)
-    program = networks.open_network(cnn._spec, "openvino")
+    program = networks.open_network(extractor_of(cnn).spec, "openvino")
     engine = program.compile(np.uint8, "float32", 2, None)
 
     def batches(failing):

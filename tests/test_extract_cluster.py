@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from small_network import save_network, save_photos
 
 import sklearn_cnnfeat
-from sklearn_cnnfeat import CNNFeatureTransformer, _distributed, extract, load_features
+from sklearn_cnnfeat import CNNFeatureTransformer, _dask, extract, load_features
 from sklearn_cnnfeat.exceptions import ImageError
 
 N = 45
@@ -162,7 +162,7 @@ def _start(tmp_path, *command, home):
 
 
 def test_the_scheduler_is_killed(tmp_path, folders, home, monkeypatch):
-    monkeypatch.setattr(_distributed, "_NO_WORKERS", 2)
+    monkeypatch.setattr(_dask, "_NO_WORKERS", 2)
     files = save_photos(tmp_path / "photos", 60, side=(300, 400)) * 8
     cnn = CNNFeatureTransformer(
         "mobilenet", "conv_pw_3_relu", "avg", weights=None, random_state=0, input_size=160
@@ -205,7 +205,7 @@ def test_the_scheduler_is_killed(tmp_path, folders, home, monkeypatch):
 
 
 def test_no_scheduler(cnn, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(_distributed, "_CONNECT", 1)
+    monkeypatch.setattr(_dask, "_CONNECT", 1)
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         with pytest.raises(
             ConnectionError, match=f"No Dask scheduler can be reached at '{address}'"
@@ -215,7 +215,7 @@ def test_no_scheduler(cnn, files, tmp_path, monkeypatch):
 
 
 def test_no_workers(cnn, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(_distributed, "_NO_WORKERS", 1)
+    monkeypatch.setattr(_dask, "_NO_WORKERS", 1)
     with LocalCluster(n_workers=0, dashboard_address=":0") as cluster, Client(cluster) as client:
         with pytest.raises(RuntimeError, match=r"has no workers.*'dask worker tcp://"):
             extract(files, tmp_path / "f.npy", cnn, client=client, verbose=0)

@@ -35,6 +35,7 @@ from sklearn_cnnfeat import (
 from sklearn_cnnfeat._network import model_files as _inspect
 from sklearn_cnnfeat._network.model_files import inspect_file
 from sklearn_cnnfeat._network.zoo import find_architecture
+from sklearn_cnnfeat._transformer import extractor_of
 from sklearn_cnnfeat.exceptions import ModelFileError, UntrustedModelError
 
 X = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
@@ -313,9 +314,9 @@ def test_pipes_and_devices_are_not_read(tmp_path):
     os.mkfifo(pipe)
     device.symlink_to("/dev/zero")
     for path in (pipe, device):
-        with pytest.raises(ValueError, match=r"model=.* is no regular file"):
+        with pytest.raises(ValueError, match=r"model=.* is not a regular file"):
             CNNFeatureTransformer(path).fit(X)
-        with pytest.raises(ValueError, match=r"weights=.* is no regular file"):
+        with pytest.raises(ValueError, match=r"weights=.* is not a regular file"):
             CNNFeatureTransformer("mobilenet", weights=path).fit(X)
 
 
@@ -481,7 +482,7 @@ def test_pickles_of_files_hold_path_and_digest_and_no_model(tmp_path):
     pickled = pickle.dumps(cnn)
     names = {argument for _, argument, _ in pickletools_strings(pickled)}
     assert path in names
-    assert cnn._spec.source.digest in names
+    assert extractor_of(cnn).spec.source.digest in names
     # Classes of this package and of NumPy, none of Keras; a thousandth of what a model takes.
     modules = {name.split(".")[0] for name in names if re.fullmatch(r"[a-z_]+(\.\w+)+", name)}
     assert "keras" not in modules and "tensorflow" not in modules

@@ -131,7 +131,7 @@ def test_weights_that_do_not_fit(tmp_path):
         cnn = CNNFeatureTransformer("mobilenet", "conv1", weights=tmp_path / name, input_size=64)
         with pytest.raises(ValueError, match="do not fit 'mobilenet' without its classifier"):
             cnn.fit(X)
-    with pytest.raises(FileNotFoundError, match="is no file"):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
         cnn.set_params(weights=tmp_path / "missing.h5").fit(X)
 
 

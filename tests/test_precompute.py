@@ -633,7 +633,7 @@ def test_several_steps(cnn, files, y):
     ).fit(files, y)
     with pytest.raises(ValueError, match="say which with step=, of 'union__a', 'union__b'"):
         layer_scores(search)
-    with pytest.raises(ValueError, match="step='b' is no CNNFeatureTransformer"):
+    with pytest.raises(ValueError, match="step='b' is not a CNNFeatureTransformer"):
         layer_scores(search, step="b")
     assert layer_scores(search, step="union__b")["layer"].tolist() == ["one", "two"]
     assert layer_scores(search, step="union__a")["layer"].tolist() == ["three"]
@@ -651,7 +651,7 @@ def test_search_must_be_fitted_and_hold_a_network(cnn, files, y):
     with pytest.raises(NotFittedError):
         layer_scores(GridSearchCV(pipeline(cnn), {}))
     search = GridSearchCV(SVC(), {"C": [1]}, cv=2).fit(np.eye(N), y)
-    with pytest.raises(ValueError, match="tried no CNNFeatureTransformer"):
+    with pytest.raises(ValueError, match="No setting of the search has a CNNFeatureTransformer"):
         layer_scores(search)
 
 
@@ -758,7 +758,7 @@ def test_layer_scores_want_a_search(network):
 )
 def test_layers_chosen_end_the_stages_of_networks(model, expected):
     from sklearn_cnnfeat import layer_summary
-    from sklearn_cnnfeat._search import choose_layers
+    from sklearn_cnnfeat._layer_scores import choose_layers
 
     assert re.match(expected, " ".join(choose_layers(layer_summary(model))))
 

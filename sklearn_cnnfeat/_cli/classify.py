@@ -147,7 +147,7 @@ def search(
     from sklearn_cnnfeat import layer_summary, load_image_folder
     from sklearn_cnnfeat._cli.pipelines import search_folder
     from sklearn_cnnfeat._cli.saving import check_saving
-    from sklearn_cnnfeat._search import choose_layers
+    from sklearn_cnnfeat._layer_scores import choose_layers
 
     if output is not None:
         check_saving(output)

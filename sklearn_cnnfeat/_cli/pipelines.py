@@ -18,8 +18,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from sklearn_cnnfeat._images.urls import is_url
+from sklearn_cnnfeat._layer_scores import layer_scores
+from sklearn_cnnfeat._precompute import precompute
 from sklearn_cnnfeat._progress import progress
-from sklearn_cnnfeat._search import layer_scores, precompute
 from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
 CLASSIFIERS = {

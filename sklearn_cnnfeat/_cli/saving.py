@@ -9,11 +9,14 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_cnnfeat._files import replaced_whole
-from sklearn_cnnfeat._inspection.source import chosen, find_step
+from sklearn_cnnfeat._steps import chosen, find_step
 
 # Our own classes in a fitted transformer. All that they hold are numbers and names.
 _OURS = [
     "sklearn_cnnfeat._cache.feature_cache.FeatureCache",
+    "sklearn_cnnfeat._extractor.Extractor",
+    "sklearn_cnnfeat._extractor.Reading",
+    "sklearn_cnnfeat._images.spec.ImageSpec",
     "sklearn_cnnfeat._network.spec.Head",
     "sklearn_cnnfeat._network.spec.NetworkInfo",
     "sklearn_cnnfeat._network.spec.NetworkSpec",

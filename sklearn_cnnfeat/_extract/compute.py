@@ -14,7 +14,7 @@ from sklearn_cnnfeat.exceptions import EngineError
 MANIFEST = "manifest.json"
 
 
-def compute_parts(parts, cnn, images, stamps, positions, first=0, steps=None):
+def compute_parts(parts, extractor, images, stamps, positions, first=0, steps=None):
     """Compute some images and close the parts that are complete with them.
 
     Whoever does this for the same images writes the same files: it may be done twice, at the same
@@ -24,8 +24,8 @@ def compute_parts(parts, cnn, images, stamps, positions, first=0, steps=None):
     ----------
     parts : Parts
         Where they go.
-    cnn : CNNFeatureTransformer
-        Fitted.
+    extractor : Extractor
+        What computes rows.
     images : Images
         All of them, or those of a part.
     stamps : ndarray of shape (n_images, STAMP), uint8
@@ -43,11 +43,11 @@ def compute_parts(parts, cnn, images, stamps, positions, first=0, steps=None):
     n_computed : int
         Number of images that went through the network.
     """
-    columns = None if cnn.pooling is None or steps is not None else cnn._columns()
+    columns = None if extractor.gives_maps or steps is not None else extractor.columns
     try:
         with PartSink(parts, columns, stamps, positions, first) as sink:
             wrapped = sink if steps is None else steps.wrap(sink)
-            return cnn._stream(images, wrapped, "extract", positions)
+            return extractor.run(images, wrapped, positions, "extract")
     except WriteError as error:
         raise explain(error.__cause__, parts.folder) from error
     except EngineError as error:
@@ -61,7 +61,7 @@ def compute_part_on_worker(common, images, stamps, positions, first):
     Parameters
     ----------
     common : tuple
-        Parts, transformer, steps behind it or None, and the recipe that its rows must have.
+        Parts, extractor, steps behind it or None, and the recipe that its rows must have.
     images, stamps, positions, first
         As for `compute_parts`.
 
@@ -70,14 +70,14 @@ def compute_part_on_worker(common, images, stamps, positions, first):
     n_computed, n_done : int
         Number of images that went through the network, and of `positions`.
     """
-    parts, cnn, steps, recipe = common
+    parts, extractor, steps, recipe = common
     where = f"the worker on {socket.gethostname()} (process {os.getpid()})"
     if not (parts.folder / MANIFEST).is_file():
         raise FileNotFoundError(
             f"{where} does not see the folder {str(parts.folder)!r}. With client=, the output must "
             "lie where all workers find it under the same name, on a network file system, say."
         )
-    here = [json.loads(text) for text in cnn._recipes()]
+    here = [json.loads(text) for text in extractor.fingerprints]
     if here != recipe:
         then, now = ({"n_images": 0, "recipe": value} for value in (recipe, here))
         changes = "; ".join(differences(then, now))
@@ -92,7 +92,7 @@ def compute_part_on_worker(common, images, stamps, positions, first):
             f"{where} does not see the images: of {len(known)} not one is there: "
             f"{first_few(known)}. With client=, all workers must find them under the same names."
         )
-    return compute_parts(parts, cnn, images, stamps, positions, first, steps), len(positions)
+    return compute_parts(parts, extractor, images, stamps, positions, first, steps), len(positions)
 
 
 def explain(error, folder):

@@ -2,23 +2,23 @@
 
 import os
 import time
-import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from sklearn.utils import Bunch
 
-from sklearn_cnnfeat import _distributed
+from sklearn_cnnfeat import _dask
 from sklearn_cnnfeat._extract.inputs import (
     check_settings,
     choose_format,
     find_inputs,
-    own_copy,
     read_labels,
     split,
 )
 from sklearn_cnnfeat._extract.job import Job
 from sklearn_cnnfeat._extract.steps import Steps
-from sklearn_cnnfeat._transformer import CNNFeatureTransformer
+from sklearn_cnnfeat._transformer import CNNFeatureTransformer, extractor_for
+from sklearn_cnnfeat._warn import warn
 
 
 def extract(
@@ -191,21 +191,21 @@ def extract(
     X, labels = find_inputs(X, target)
     cnn, steps = split(CNNFeatureTransformer() if transformer is None else transformer)
     if on_error == "raise" and cnn.on_error == "nan":
-        warnings.warn(
+        warn(
             "The transformer has on_error='nan', but extract decides by its own on_error, which is "
             "'raise': it stops at the first image that cannot be read. Say "
-            "extract(..., on_error='nan') for rows of NaN, or 'skip' to leave such images out.",
-            stacklevel=2,
+            "extract(..., on_error='nan') for rows of NaN, or 'skip' to leave such images out."
         )
-    cnn = own_copy(cnn, X, on_error, verbose)
-    images = cnn._read(X, reset=False)
-    # The transformer's policy knows no "skip": failures go to the sink, which keeps them.
-    cnn.on_error = "raise" if on_error == "raise" else "record"
+    policy = "raise" if on_error == "raise" else "nan"
+    extractor, images = extractor_for(cnn, X, on_error=policy, verbose=verbose)
+    if on_error != "raise":
+        # Failures go to the sink, which keeps them.
+        extractor = replace(extractor, on_error="record")
     job = Job(
         to=to,
         form=form,
-        cnn=cnn,
-        steps=None if steps is None else Steps(steps, cnn),
+        extractor=extractor,
+        steps=None if steps is None else Steps(steps, extractor),
         images=images,
         labels=read_labels(labels, len(images)),
         dtype=dtype,
@@ -217,7 +217,7 @@ def extract(
         errors, n_computed = job.run()
     else:
         job.check_for_cluster()
-        with _distributed.connected(client) as job.client:
+        with _dask.connected(client) as job.client:
             errors, n_computed = job.run()
     return Bunch(
         path=str(to),

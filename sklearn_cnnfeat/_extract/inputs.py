@@ -119,14 +119,3 @@ def split(transformer):
                 "features that are not computed yet. Extract without it, fit it with load_features."
             ) from error
     return first, Pipeline(others) if others else None
-
-
-def own_copy(transformer, X, on_error, verbose):
-    """Return a fitted transformer that may be changed."""
-    on_error = "raise" if on_error == "raise" else "nan"
-    own = transformer._share(on_error=on_error, verbose=verbose)
-    try:
-        check_is_fitted(own)
-    except NotFittedError:
-        own.fit(X)
-    return own

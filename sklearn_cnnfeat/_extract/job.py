@@ -6,13 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from sklearn_cnnfeat import _distributed
+from sklearn_cnnfeat import _dask
 from sklearn_cnnfeat._extract.compute import (
     MANIFEST,
     compute_part_on_worker,
@@ -32,11 +31,12 @@ from sklearn_cnnfeat._extract.lock import Lock, LockedError
 from sklearn_cnnfeat._extract.manifest import differences, errors_of
 from sklearn_cnnfeat._extract.shards import STAMP, DamagedPartError, Part, Parts
 from sklearn_cnnfeat._extract.steps import Steps
+from sklearn_cnnfeat._extractor import Extractor
 from sklearn_cnnfeat._files import digest_of_text, sync, write_whole
 from sklearn_cnnfeat._functions import describe_function
 from sklearn_cnnfeat._images import first_few
 from sklearn_cnnfeat._progress import announce, progress
-from sklearn_cnnfeat._transformer import CNNFeatureTransformer
+from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
 # Images in a part, and bytes of its rows, at most: what a kill may cost.
@@ -52,7 +52,7 @@ _REPLACED = "replaced"
 class Job:
     to: Path
     form: object
-    cnn: CNNFeatureTransformer
+    extractor: Extractor
     # What comes after the network, or None.
     steps: Steps | None
     images: object
@@ -66,8 +66,7 @@ class Job:
 
     def __post_init__(self):
         self.folder = self.to.with_name(f"{self.to.name}.parts")
-        cnn = self.cnn
-        self.row_shape = cnn._shapes[0] if cnn.pooling is None else (cnn._n_features_out,)
+        self.row_shape = self.extractor.row_shape
         if self.steps is not None:
             self.row_shape = (self.steps.n_columns,)
         self.n_features = int(np.prod(self.row_shape))
@@ -120,12 +119,11 @@ class Job:
                 parts.path(error.number).unlink(missing_ok=True)
         if errors:
             what = "left out" if self.on_error == "skip" else "NaN"
-            warnings.warn(
+            warn(
                 f"{len(errors)} of {len(self.images)} images could not be read; their rows are "
                 f"{what}, and {str(self.to) + ERRORS!r} lists them: "
                 + first_few([str(self._error(position, errors)) for position in sorted(errors)]),
                 UnreadableImageWarning,
-                stacklevel=4,
             )
         return errors, n_computed
 
@@ -150,7 +148,7 @@ class Job:
         if self.client is not None:
             return self._compute_on_cluster(parts, positions)
         return compute_parts(
-            parts, self.cnn, self.images, self._stamps(), positions.tolist(), steps=self.steps
+            parts, self.extractor, self.images, self._stamps(), positions.tolist(), steps=self.steps
         )
 
     def check_for_cluster(self):
@@ -163,9 +161,10 @@ class Job:
 
     def _compute_on_cluster(self, parts, positions):
         """Do as `compute_parts`, one part a task."""
-        _distributed.check_workers(self.client, compute_part_on_worker)
-        cnn = _distributed.copy_for_workers(self.cnn)
-        common = parts, cnn, self.steps, self.manifest["recipe"]
+        _dask.check_workers(self.client, compute_part_on_worker)
+        extractor = replace(self.extractor, verbose=0)
+        _dask.check_size(extractor)
+        common = parts, extractor, self.steps, self.manifest["recipe"]
         numbers, starts = np.unique(positions // parts.part_size, return_index=True)
 
         def jobs():
@@ -182,8 +181,8 @@ class Job:
 
         n_computed = 0
         n_known = len(self.images) - len(positions)
-        with progress(len(self.images), "extract", self.cnn.verbose, n_known) as bar:
-            tasks = _distributed.run_tasks(self.client, compute_part_on_worker, common, jobs())
+        with progress(len(self.images), "extract", self.extractor.verbose, n_known) as bar:
+            tasks = _dask.run_tasks(self.client, compute_part_on_worker, common, jobs())
             for n_of_part, n_done in tasks:
                 n_computed += n_of_part
                 bar.update(n_done)
@@ -378,16 +377,19 @@ class Job:
     # --- what it is bound to ---------------------------------------------------------------------
 
     def _make_manifest(self):
-        cnn, images = self.cnn, self.images
+        extractor, images = self.extractor, self.images
         values, label_dtype, target_names = self.labels
         row_bytes = self.n_features * np.dtype(self.dtype).itemsize
         names = hashlib.sha256()
         for name in self._names(range(len(images))) if images.kind == "path" else ():
             names.update(name.encode("utf-8", "surrogatepass") + b"\0")
         functions = {
-            name: describe_function(getattr(cnn, name))
-            for name in ("pooling", "preprocessing")
-            if callable(getattr(cnn, name))
+            name: describe_function(function)
+            for name, function in (
+                ("pooling", extractor.pooling),
+                ("preprocessing", extractor.preprocessing),
+            )
+            if function is not None
         }
         columns = ["path"] if images.kind == "path" else []
         columns += ["label"] if values is not None else []
@@ -403,12 +405,12 @@ class Job:
             "labels": None if values is None else digest_of_text(json.dumps(values.tolist())),
             "label_dtype": label_dtype,
             "target_names": target_names,
-            "heads": None if cnn.pooling is None else cnn._describe_columns(),
+            "heads": None if extractor.gives_maps else extractor.column_origins(),
             "feature_names": None if self.steps is None else self.steps.names,
             "steps": None if self.steps is None else self.steps.digest,
             "reading": images.reading(),
             "functions": functions,
-            "recipe": [json.loads(recipe) for recipe in cnn._recipes()],
+            "recipe": [json.loads(recipe) for recipe in extractor.fingerprints],
         }
         # As it is read back: tuples become lists.
         return json.loads(json.dumps(manifest))

@@ -11,18 +11,18 @@ class Steps:
     A row is then the same whatever it was computed together with, before or after an interruption.
     """
 
-    def __init__(self, steps, cnn):
-        if cnn.pooling is None:
+    def __init__(self, steps, extractor):
+        if extractor.gives_maps:
             raise ValueError("pooling=None gives maps; the steps of a pipeline take vectors.")
         self._steps = steps
-        self._columns = cnn._columns()
+        self._columns = extractor.columns
         self._names = None
         if hasattr(steps[0], "feature_names_in_"):
-            self._names = cnn.get_feature_names_out()
-        self._row = np.zeros((1, cnn._n_features_out), np.float32)
+            self._names = extractor.feature_names
+        self._row = np.zeros((1, extractor.n_columns), np.float32)
         self.n_columns = self._transform().size
         try:
-            names = steps.get_feature_names_out(cnn.get_feature_names_out())
+            names = steps.get_feature_names_out(extractor.feature_names)
         except AttributeError:  # a step that knows no names
             names = [f"{steps.steps[-1][0]}_{i}" for i in range(self.n_columns)]
         self.names = [str(name) for name in names]

@@ -11,7 +11,7 @@ from sklearn_cnnfeat._inspection.occlusion import occlusion
 from sklearn_cnnfeat._inspection.positions import contributions, spread
 from sklearn_cnnfeat._inspection.question import Question
 from sklearn_cnnfeat._inspection.route import Route
-from sklearn_cnnfeat._inspection.source import chosen, find_step
+from sklearn_cnnfeat._steps import chosen, find_step
 from sklearn_cnnfeat.exceptions import NotAffineError
 
 # Largest difference between what was added up and the decision, relative to all that was added
@@ -141,7 +141,7 @@ def decision_map(
     step = find_step(estimator, step)
     check_is_fitted(estimator)
     route = Route(estimator, step, image)
-    rows = route.cnn.transform(route.images)
+    rows = route.extractor.compute(route.images)
     inputs = route.forward(rows)
     question = Question(route.final, target, inputs[-1])
     if method != "occlusion":
@@ -157,12 +157,12 @@ def _exact(route, rows, inputs, question):
     weights, intercept = question.linear_form()
     form, shift = route.pull_back(inputs, Form(weights, np.zeros_like(weights)))
     intercept += shift
-    maps = contributions(route.cnn, route.images, np.ravel(rows), form)
+    maps = contributions(route.extractor, route.images, np.ravel(rows), form)
     shape = tuple(np.max([map_.shape for map_ in maps.values()], axis=0))
     total = sum(spread(map_, shape) for map_ in maps.values())
     decision = question.score(inputs[-1]).item()
     added = np.abs(total).sum() + abs(intercept)
-    if not abs(total.sum() + intercept - decision) <= _TOLERANCE[route.cnn.precision] * added:
+    if not abs(total.sum() + intercept - decision) <= _TOLERANCE[route.extractor.precision] * added:
         raise NotAffineError(
             f"What {type(route.final).__name__} decides, {decision:.6g}, is no affine function of "
             f"the features: their contributions add up to {total.sum() + intercept:.6g}."
@@ -176,5 +176,5 @@ def _exact(route, rows, inputs, question):
         maps=maps,
         layer=", ".join(maps),
         method="exact",
-        image=picture(route.cnn, route.images, 0),
+        image=picture(route.extractor, route.images, 0),
     )

@@ -19,7 +19,7 @@ from sklearn_cnnfeat._inspection.maps import (
     compute_maps,
     picture,
 )
-from sklearn_cnnfeat._inspection.source import as_transformer
+from sklearn_cnnfeat._steps import as_transformer
 
 
 class FeatureMapDisplay:
@@ -147,8 +147,8 @@ class FeatureMapDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         transformer = as_transformer(estimator)
         X = as_batch(image, transformer)
-        fitted, maps = compute_maps(transformer, X, layer)
-        layers = fitted.layer_names_
+        extractor, images, maps = compute_maps(transformer, X, layer)
+        layers = extractor.layers
         for name, values in zip(layers, maps, strict=True):
             if values.ndim == 2 and (combine is not None or overlay):
                 raise ValueError(
@@ -179,7 +179,9 @@ class FeatureMapDisplay:
             channels=chosen,
             combined=combined,
             combination=combine if combine is None or isinstance(combine, str) else "weighted sum",
-            pictures=[picture(fitted, X, i) for i in range(len(maps[0]))] if overlay else None,
+            pictures=[picture(extractor, images, i) for i in range(len(images))]
+            if overlay
+            else None,
         )
         return display.plot(
             overlay=overlay, normalize=normalize, n_columns=n_columns, cmap=cmap, ax=ax

@@ -13,9 +13,10 @@ from sklearn_cnnfeat._inspection.drawing import (
     scale_together,
 )
 from sklearn_cnnfeat._inspection.maps import choose_channels
-from sklearn_cnnfeat._inspection.source import as_transformer, network_of
+from sklearn_cnnfeat._inspection.source import network_of
 from sklearn_cnnfeat._network.networks import read_kernels
 from sklearn_cnnfeat._network.zoo import find_architecture
+from sklearn_cnnfeat._steps import as_transformer
 
 # Filters in a table with one column per channel, and the columns of such a table.
 _MOST_ROWS, _MOST_COLUMNS = 6, 8

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from sklearn_cnnfeat._inspection.drawing import FULL_WIDTH, new_axes
-from sklearn_cnnfeat._search import layer_scores
+from sklearn_cnnfeat._layer_scores import layer_scores
 
 
 class LayerScoreDisplay:

@@ -1,12 +1,10 @@
 """The maps that a network computes for images, and the pictures they belong to."""
 
-from dataclasses import replace
-from itertools import pairwise
-
 import numpy as np
 from sklearn.base import clone
 
 from sklearn_cnnfeat._images import ImageSpec
+from sklearn_cnnfeat._transformer import extractor_for, is_fitted
 
 # Longest side of the pictures that maps are laid over.
 _PICTURE_SIDE = 640
@@ -27,42 +25,61 @@ def as_batch(image, transformer):
     return image if is_many else [image]
 
 
-def fit_for_maps(transformer, X, layers=None):
-    """Return a fitted copy of `transformer` that gives all maps of the layers, flattened.
-
-    Of a fitted transformer the copy has the same network.
-    """
-    copy = clone(transformer).set_output(transform="default")
-    copy.set_params(pooling="flatten", on_error="raise")
-    if layers is not None:  # the first one has the index 0
-        copy.set_params(layer=layers)
-    if transformer.precision == "int8":
-        # Calibrated on one image it would be another network.
-        copy.set_params(precision="float32")
-    fitted = getattr(transformer, "_spec", None)
-    if fitted is not None and transformer.input_size_ is None:
-        copy.set_params(input_size=picture_size(transformer, X))
-    copy.fit(X)
-    if fitted is not None:
-        # Random weights are the ones that were drawn, whatever would be drawn now.
-        source = replace(copy._spec.source, seed=fitted.source.seed)
-        copy._spec = replace(copy._spec, source=source)
-    return copy
-
-
 def compute_maps(transformer, X, layers=None):
-    """Return a fitted copy of `transformer`, and maps (n, height, width, channels) of its layers.
+    """Return an extractor, the images of `X`, and the maps of some layers.
 
-    All come from one pass. Layers that give vectors have (n, length) instead.
+    Parameters
+    ----------
+    transformer : CNNFeatureTransformer
+        Fitted, or not: then a copy is fitted to `X`.
+    X : sequence of images
+        What to compute.
+    layers : str, int or list of these, default=None
+        None takes the transformer's own.
+
+    Returns
+    -------
+    extractor : Extractor
+        What computed the maps.
+    images : Images
+        `X`.
+    maps : list of ndarray of shape (n, height, width, channels) or (n, length)
+        One for each layer, all from one pass.
     """
-    fitted = fit_for_maps(transformer, X, layers)
-    rows = fitted.transform(X)
-    ends = np.cumsum([int(np.prod(shape)) for shape in fitted.feature_shapes_])
-    maps = [
-        rows[:, start:end].reshape(-1, *shape)
-        for (start, end), shape in zip(pairwise([0, *ends]), fitted.feature_shapes_, strict=True)
+    if not is_fitted(transformer):
+        transformer = clone(transformer).set_params(pooling="flatten", precision="float32")
+        if layers is not None:  # the first one has the index 0
+            transformer.set_params(layer=layers)
+        layers = None
+    extractor, images = extractor_for(transformer, X, on_error="raise")
+    if layers is not None:
+        layers = layers if isinstance(layers, (list, tuple)) else [layers]
+    extractor = giving_maps(extractor, images, layers)
+    return extractor, images, maps_of(extractor, images)
+
+
+def giving_maps(extractor, images, layers=None):
+    """Return an extractor of the same network that gives all maps, flattened, in float32.
+
+    An int8 network is calibrated for the layers that it has; for others it would be another one.
+    """
+    layers = extractor.spec.layers if layers is None else layers
+    return extractor.with_(
+        layers=layers,
+        poolings=["flatten"] * len(layers),
+        # Rows of one length need images of one size.
+        input_size=extractor.input_size or picture_size(extractor, images),
+        precision="float32" if extractor.precision == "int8" else None,
+    )
+
+
+def maps_of(extractor, images):
+    """Return the maps of all layers of an extractor that gives them flattened."""
+    rows = extractor.compute(images)
+    return [
+        rows[:, columns].reshape(-1, *shape)
+        for columns, shape in zip(extractor.columns, extractor.map_shapes, strict=True)
     ]
-    return fitted, maps
 
 
 def combine_channels(maps, combine, layer):
@@ -115,38 +132,35 @@ def choose_channels(maps, channels, layer, default, what="channel"):
 # --- pictures -----------------------------------------------------------------------------------
 
 
-def picture_size(transformer, X):
+def picture_size(extractor, images):
     """Return height and width in pixels of the first image itself."""
-    return _decode(transformer, X, 0, None, None).shape[:2]
+    return _decode(extractor, images, 0, None, None).shape[:2]
 
 
-def picture(transformer, X, i):
-    """Return what image `i` shows to a fitted transformer, as uint8 for a person to look at.
+def picture(extractor, images, i):
+    """Return what image `i` shows to a network, as uint8 for a person to look at.
 
     A stretched image is shown in its own proportions, for a map stretches along with it; a cropped
     or padded one as the network gets it.
     """
-    if transformer.resize == "stretch" or transformer.input_size_ is None:
-        pixels = _decode(transformer, X, i, None, None)
+    if extractor.image_spec.resize == "stretch" or extractor.input_size is None:
+        pixels = _decode(extractor, images, i, None, None)
         side = max(pixels.shape[:2])
         if side > _PICTURE_SIDE:
             scale = _PICTURE_SIDE / side
             size = [max(1, round(length * scale)) for length in pixels.shape[:2]]
-            pixels = _decode(transformer, X, i, *size)
+            pixels = _decode(extractor, images, i, *size)
     else:
-        pixels = network_pixels(transformer, X, i)
+        pixels = network_pixels(extractor, images, i)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def network_pixels(transformer, X, i):
-    """Return the pixels of image `i` as a fitted transformer gives them to its network."""
-    images = transformer._as_images(X)
-    spec = transformer._image_spec(transformer._info)
-    return images.decode(images.read(i), spec, images.name(i))
+def network_pixels(extractor, images, i):
+    """Return the pixels of image `i` as an extractor gives them to its network."""
+    return images.decode(images.read(i), extractor.image_spec, images.name(i))
 
 
-def _decode(transformer, X, i, height, width):
-    images = transformer._as_images(X)
-    channels = transformer._info.input_shape[2]
-    spec = ImageSpec(height, width, channels, max_pixels=transformer.max_pixels)
+def _decode(extractor, images, i, height, width):
+    spec = extractor.image_spec
+    spec = ImageSpec(height, width, spec.channels, max_pixels=spec.max_pixels)
     return images.decode(images.read(i), spec, images.name(i))

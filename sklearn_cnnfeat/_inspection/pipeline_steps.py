@@ -8,7 +8,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import _safe_indexing
 
-from sklearn_cnnfeat._inspection.source import chosen
+from sklearn_cnnfeat._steps import chosen
 
 
 def flatten(pipeline):

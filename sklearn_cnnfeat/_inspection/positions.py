@@ -4,33 +4,32 @@ from itertools import pairwise
 
 import numpy as np
 
-from sklearn_cnnfeat._inspection.maps import compute_maps
+from sklearn_cnnfeat._inspection.maps import giving_maps, maps_of
 from sklearn_cnnfeat._network.pooling import GEM_FLOOR, GEM_POWER, SPP_LEVELS, spp_bins
 from sklearn_cnnfeat.exceptions import NotAffineError
 
 
-def contributions(cnn, images, row, form):
+def contributions(extractor, images, row, form):
     """Return what each position of each layer contributes, by the names of the layers."""
-    for name, shape in zip(cnn.layer_names_, cnn.feature_shapes_, strict=True):
+    for name, shape in zip(extractor.layers, extractor.map_shapes, strict=True):
         if len(shape) == 1:
             raise NotAffineError(f"Layer {name!r} gives a vector, which has no positions.")
-    if callable(cnn.pooling):
-        raise NotAffineError("What a pooling of one's own takes from each position is not known.")
-    if cnn.pooling == "flatten":
-        maps = [row[columns].reshape(shape) for columns, shape in _shares(cnn)]
-    elif cnn.precision == "int8":
+    if extractor.pooling is not None:
+        raise NotAffineError("What a callable pooling takes from each position is not known.")
+    pooling = extractor.spec.poolings[0]
+    if pooling == "flatten":
+        maps = [
+            row[columns].reshape(shape)
+            for columns, shape in zip(extractor.columns, extractor.map_shapes, strict=True)
+        ]
+    elif extractor.precision == "int8":
         raise NotAffineError("The maps behind 8-bit features are known for pooling='flatten' only.")
     else:
-        maps = [batch[0] for batch in compute_maps(cnn, images)[1]]
+        maps = [batch[0] for batch in maps_of(giving_maps(extractor, images), images)]
     return {
-        name: _CONTRIBUTIONS[cnn.pooling](values.astype(np.float64), form.select(columns))
-        for name, values, (columns, _) in zip(cnn.layer_names_, maps, _shares(cnn), strict=True)
+        name: _CONTRIBUTIONS[pooling](values.astype(np.float64), form.select(columns))
+        for name, values, columns in zip(extractor.layers, maps, extractor.columns, strict=True)
     }
-
-
-def _shares(cnn):
-    """Return the columns and the shape of each layer."""
-    return list(zip(cnn._columns(), cnn.feature_shapes_, strict=True))
 
 
 def _of_flatten(maps, form):

@@ -14,7 +14,8 @@ from sklearn_cnnfeat._inspection.pipeline_steps import (
     weight_of,
     without_name_warnings,
 )
-from sklearn_cnnfeat._inspection.source import child
+from sklearn_cnnfeat._steps import child
+from sklearn_cnnfeat._transformer import extractor_for
 
 
 class Route:
@@ -30,15 +31,16 @@ class Route:
         name, self._front = steps[position]
         self._inner = step[len(name) + 2 :]
         self._behind = steps[position + 1 : -1]
-        self.cnn = child(self._front, self._inner)
-        X = as_batch(image, self.cnn) if position == 0 and not self._inner else image
+        cnn = child(self._front, self._inner)
+        X = as_batch(image, cnn) if position == 0 and not self._inner else image
         n_images = X.shape[0] if hasattr(X, "shape") else len(X)
         if n_images != 1:
             raise ValueError(f"One image is explained at a time. Got {n_images} instead.")
         for _, before in steps[:position]:
             X = before.transform(X)
         self._X = X
-        self.images = _images_of(self._front, self._inner, X)
+        X = _images_of(self._front, self._inner, X)
+        self.extractor, self.images = extractor_for(cnn, X)
 
     def forward(self, rows):
         """Return what each step behind the network gets, the final one included."""

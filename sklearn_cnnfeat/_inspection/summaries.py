@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from sklearn_cnnfeat._inspection.source import as_transformer, network_of
+from sklearn_cnnfeat._inspection.source import network_of
 from sklearn_cnnfeat._network.networks import describe_network, describe_weighted
+from sklearn_cnnfeat._steps import as_transformer
 
 
 def layer_summary(model):

@@ -16,7 +16,7 @@ from itertools import islice
 import joblib
 import numpy as np
 
-# Bytes of a pickled transformer that go through the scheduler. Dask itself warns from here on.
+# Bytes of a pickled extractor that go through the scheduler. Dask itself warns from here on.
 _LARGEST_PICKLE = 10_000_000
 # Tasks that the scheduler knows at a time, for each thread of the workers: one that runs and some
 # to go on with. However many there are, neither it nor we hold more.
@@ -81,17 +81,15 @@ def first_images(X):
     return first
 
 
-def transform_lazily(transformer, X, shape):
-    """Return the features of a collection as a lazy array, one task a partition.
+def transform_lazily(extractor, X):
+    """Return the features of a collection as a lazy array, one task per partition.
 
     Parameters
     ----------
-    transformer : CNNFeatureTransformer
-        Fitted. It is sent to each worker once.
+    extractor : Extractor
+        Sent to each worker once.
     X : dask.array.Array, dask.bag.Bag, dask.dataframe.DataFrame or dask.dataframe.Series
         Images.
-    shape : tuple of int
-        Of the features of one image.
 
     Returns
     -------
@@ -109,13 +107,14 @@ def transform_lazily(transformer, X, shape):
         # Reads only the column that is wanted.
         X = X.optimize() if kind == "dataframe" else X
         lengths = (math.nan,) * X.npartitions
-    worker_copy = copy_for_workers(transformer)
+    check_size(extractor)
+    shape = extractor.row_shape
 
     # A name of its own: files may have changed when the same collection is transformed again.
     name = f"cnn-features-{uuid.uuid4().hex}"
-    layer = {f"{name}-transformer": (_same, worker_copy)}
+    layer = {f"{name}-extractor": (_same, extractor)}
     for i, key in enumerate(_flat(X.__dask_keys__())):
-        layer[(name, i, *(0 for _ in shape))] = (_features, f"{name}-transformer", key, shape)
+        layer[(name, i, *(0 for _ in shape))] = (_features, f"{name}-extractor", key)
     return dask.array.Array(
         HighLevelGraph.from_collections(name, layer, [X]),
         name,
@@ -144,19 +143,6 @@ def _whole_images(X):
     return X.rechunk(dict.fromkeys(range(1, X.ndim), -1))
 
 
-def copy_for_workers(transformer):
-    """Return a copy that shares everything, model included, and shows no progress.
-
-    Raises
-    ------
-    ValueError
-        If it is too large to be sent to workers.
-    """
-    quiet = transformer._share(verbose=0)
-    _check_size(quiet)
-    return quiet
-
-
 def _flat(keys):
     for key in keys:
         if isinstance(key, list):
@@ -165,10 +151,11 @@ def _flat(keys):
             yield key
 
 
-def _check_size(transformer):
+def check_size(extractor):
+    """Raise if an extractor is too large to be sent to workers."""
     import cloudpickle
 
-    size = len(cloudpickle.dumps(transformer))
+    size = len(cloudpickle.dumps(extractor))
     if size > _LARGEST_PICKLE:
         raise ValueError(
             f"The fitted transformer takes {size / 1e6:.0f} MB, and every worker gets a copy of it "
@@ -377,14 +364,14 @@ def _same(value):
     return value
 
 
-def _features(transformer, images, shape):
+def _features(extractor, images):
     """Compute the features of one partition."""
     if not hasattr(images, "__len__"):
         images = list(images)
     if len(images) == 0:
-        return np.empty((0, *shape), np.float32)
+        return np.empty((0, *extractor.row_shape), np.float32)
     before = _tasks.set(joblib.cpu_count())
     try:
-        return np.asarray(transformer.transform(images))
+        return extractor.compute(extractor.read(images))
     finally:
         _tasks.reset(before)

@@ -1,0 +1,403 @@
+"""From images to rows: a compiled network with everything that decides its numbers."""
+
+import os
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+
+from sklearn_cnnfeat import _dask
+from sklearn_cnnfeat._calibration import pixel_batches
+from sklearn_cnnfeat._functions import apply_pooling, apply_preprocessing
+from sklearn_cnnfeat._images import ImageSpec, as_images
+from sklearn_cnnfeat._loop import Loop, thread_count
+from sklearn_cnnfeat._memory import check_memory
+from sklearn_cnnfeat._network.keras_models import is_keras_model
+from sklearn_cnnfeat._network.networks import check_precision, identify, open_network
+from sklearn_cnnfeat._network.pooling import feature_names, pooled_shape
+from sklearn_cnnfeat._network.spec import NetworkInfo, NetworkSpec
+from sklearn_cnnfeat._network.zoo import find_architecture
+from sklearn_cnnfeat._progress import announce, progress
+from sklearn_cnnfeat._row_sinks import ArraySink, ShapedSink
+from sklearn_cnnfeat._row_store import RowStore
+from sklearn_cnnfeat.exceptions import EngineError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an `X` becomes images; see `as_images`."""
+
+    image_shape: tuple | None = None
+    value_range: tuple | None = None
+    data_format: str = "channels_last"
+
+    def images(self, X, on_error, check=True):
+        """Return `X` as images, checked as far as possible without decoding them.
+
+        Parameters
+        ----------
+        X : sequence of images
+            As for `CNNFeatureTransformer.transform`.
+        on_error : {"raise", "nan", "record"}
+            With "raise" missing images and files are errors here.
+        check : bool, default=True
+            Whether missing files are looked for.
+        """
+        images = as_images(
+            X,
+            image_shape=self.image_shape,
+            value_range=self.value_range,
+            data_format=self.data_format,
+            allow_missing=on_error != "raise",
+        )
+        if check and on_error == "raise":
+            images.check()
+        return images
+
+
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """Turns images into the rows of one network; made by `fit`, shared by all who compute rows.
+
+    Threads may share one. Those who need other settings take a copy: `dataclasses.replace` for
+    settings that change no number, `with_` for other layers of the same network.
+
+    Attributes
+    ----------
+    spec : NetworkSpec
+        Network, layers, poolings and preprocessing.
+    engine : {"auto", "openvino", "keras"}
+        What computes the network; after `opened` never "auto".
+    image_spec : ImageSpec
+        What the network wants of each image; its size and channels are known after `opened`.
+    reading : Reading
+        How arrays become images.
+    precision : {"float32", "bfloat16", "int8"}
+        Arithmetic.
+    model : keras.Model, default=None
+        The model, where it is an object.
+    pooling, preprocessing : callable, default=None
+        User-defined.
+    calibration : sequence of images, default=None
+        Images for ``precision="int8"``, where there are other ones than those of `fit`.
+    cache : FeatureCache, default=None
+        Where rows are kept.
+    n_jobs, batch_size : int, default=None
+        As for `CNNFeatureTransformer`.
+    on_error : {"raise", "nan", "record"}
+        As for `CNNFeatureTransformer`; with "record" failures go to the sink without a warning.
+    verbose : int
+        Whether progress is shown.
+    info : NetworkInfo
+        Layers and shapes, after `opened`.
+    shapes : tuple of tuple
+        Shape of each layer's features for one image, after `opened`.
+    is_lasting : bool
+        Whether fingerprints mean the same numbers in every process, after `opened`.
+    """
+
+    spec: NetworkSpec
+    engine: str
+    image_spec: ImageSpec
+    reading: Reading = Reading()
+    precision: str = "float32"
+    model: object = None
+    pooling: object = None
+    preprocessing: object = None
+    calibration: object = None
+    cache: object = None
+    n_jobs: int | None = None
+    batch_size: int | None = None
+    on_error: str = "raise"
+    verbose: int = 0
+    info: NetworkInfo | None = None
+    shapes: tuple = ()
+    is_lasting: bool = True
+
+    # --- making one -------------------------------------------------------------------------------
+
+    def opened(self, images=None):
+        """Return this extractor with all that is known of its network.
+
+        Parameters
+        ----------
+        images : Images, default=None
+            What ``precision="int8"`` is calibrated on, where `calibration` is None.
+        """
+        network = self._open_network(images)
+        check_precision(self.precision, network.engine)
+        height, width, channels = network.info.input_shape
+        return replace(
+            self,
+            engine=network.engine,
+            info=network.info,
+            shapes=tuple(self._row_shape_of(head) for head in network.info.heads),
+            is_lasting=network.is_lasting,
+            image_spec=replace(self.image_spec, height=height, width=width, channels=channels),
+        )
+
+    def with_(self, *, layers=None, poolings=None, input_size=None, precision=None):
+        """Return an extractor of other layers or poolings of the same network.
+
+        Parameters
+        ----------
+        layers : sequence of str or int, default=None
+            Names, paths or indices; None keeps those that there are.
+        poolings : sequence of str or None, default=None
+            One for each layer. User-defined poolings are left out.
+        input_size : (int, int), default=None
+            Height and width in pixels.
+        precision : {"float32", "bfloat16", "int8"}, default=None
+            Other arithmetic.
+        """
+        spec = self.spec
+        layers = spec.layers if layers is None else tuple(layers)
+        precision = self.precision if precision is None else precision
+        spec = replace(
+            spec,
+            source=self._source_for(layers),
+            layers=layers,
+            poolings=spec.poolings if poolings is None else tuple(poolings),
+            input_size=input_size or spec.input_size,
+            calibration=spec.calibration if precision == "int8" else None,
+        )
+        pooling = self.pooling if poolings is None else None
+        return replace(self, spec=spec, precision=precision, pooling=pooling).opened()
+
+    def _source_for(self, layers):
+        source = self.spec.source
+        if source.kind != "zoo":
+            return source
+        weights = None if source.weights == "random" else source.weights
+        architecture = find_architecture(source.name)
+        include_top = any(architecture.needs_top(layer, weights) for layer in layers)
+        if include_top == source.include_top:
+            return source
+        source = replace(source, include_top=include_top, digest=None)
+        return identify(source, layers, self.spec.input_size, self.model)
+
+    def _open_network(self, images=None):
+        """Return the compiled network: from memory, from the disk, or converted now."""
+        if self.calibration is not None:
+            images = self.calibration_images()
+        return open_network(
+            self.spec,
+            self.engine,
+            self.model,
+            lambda sentence: announce(sentence, self.verbose),
+            None if images is None else partial(self._calibration_batches, images),
+        )
+
+    def calibration_images(self):
+        """Return the images that were given for the calibration of 8-bit arithmetic."""
+        try:
+            return self.reading.images(self.calibration, self.on_error, check=False)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"calibration must be images like those of X: {error}") from error
+
+    def _calibration_batches(self, images, info):
+        height, width, channels = info.input_shape
+        spec = replace(self.image_spec, height=height, width=width, channels=channels)
+        return pixel_batches(images, spec, self._adapt(), self.on_error)
+
+    def _row_shape_of(self, head):
+        if self.pooling is None or len(head.map_shape) == 1:
+            return head.shape
+        return apply_pooling(self.pooling, np.zeros(head.map_shape, np.float32)).shape
+
+    # --- what comes out of it ---------------------------------------------------------------------
+
+    @property
+    def layers(self):
+        """Paths of the layers."""
+        return [head.layer for head in self.info.heads]
+
+    @property
+    def map_shapes(self):
+        """Shape of each layer's output for one image."""
+        return [head.map_shape for head in self.info.heads]
+
+    @property
+    def input_size(self):
+        """Height and width in pixels of the images; None where each keeps its own size."""
+        height, width, _ = self.info.input_shape
+        return None if height is None or width is None else (height, width)
+
+    @property
+    def gives_maps(self):
+        """Whether the features are the maps of one layer rather than rows."""
+        return self.pooling is None and self.spec.poolings[0] is None
+
+    @property
+    def n_columns(self):
+        """Number of columns of all layers side by side."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    @property
+    def row_shape(self):
+        """Shape of the features of one image."""
+        return self.shapes[0] if self.gives_maps else (self.n_columns,)
+
+    @property
+    def columns(self):
+        """The columns of each layer, as slices."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes]).tolist()
+        return [slice(start, end) for start, end in pairwise([0, *ends])]
+
+    @property
+    def feature_names(self):
+        """Names of the columns."""
+        if self.gives_maps and len(self.map_shapes[0]) > 1:
+            raise ValueError(
+                "pooling=None gives 4-D maps, which have no columns to be named. Choose a pooling "
+                "to get a table."
+            )
+        return feature_names(self.column_origins())
+
+    def column_origins(self):
+        """Return what names columns, for each layer: path, shape of its maps, pooling, length."""
+        pooling = "callable" if self.pooling is not None else self.spec.poolings[0]
+        return [
+            (layer, maps, pooling, int(np.prod(shape)))
+            for layer, maps, shape in zip(self.layers, self.map_shapes, self.shapes, strict=True)
+        ]
+
+    @property
+    def fingerprints(self):
+        """What the rows of each layer depend on besides the image, as text."""
+        return [
+            self.spec.recipe(
+                head,
+                self.info.input_shape,
+                self.image_spec.fingerprint(),
+                self.engine,
+                self.precision,
+            )
+            for head in self.info.heads
+        ]
+
+    @property
+    def uncacheable(self):
+        """Why rows cannot be kept in a cache; None where they can."""
+        problem = callable_problem(self)
+        if problem is None and not self.is_lasting:
+            return "the model holds layers that are not Keras' own"
+        return problem
+
+    # --- computing --------------------------------------------------------------------------------
+
+    def read(self, X):
+        """Return `X` as images, checked as far as possible without decoding them."""
+        return self.reading.images(X, self.on_error)
+
+    def compute(self, images):
+        """Return the features of all images as one array."""
+        shape = (len(images), *self.row_shape)
+        pooled = sum(pooled_shape(maps, "avg")[0] for maps in self.map_shapes)
+        check_memory(
+            int(np.prod(shape)) * np.dtype(np.float32).itemsize,
+            f"The features of {len(images):,} images with {int(np.prod(shape[1:])):,} columns each",
+            f"pooling='avg' gives {pooled:,} columns ({len(images) * pooled * 4 / 1e9:.1f} GB).",
+        )
+        out = np.empty(shape, np.float32)
+        self.run(images, ArraySink(out, self.columns))
+        return out
+
+    def run(self, images, sink, positions=None, description="features"):
+        """Compute the rows of images into a sink.
+
+        Parameters
+        ----------
+        images : Images
+            What to compute; see `read`.
+        sink : Sink
+            Where the rows go.
+        positions : sequence of int, default=None
+            Which images; None for all.
+        description : str, default="features"
+            What the progress bar says.
+
+        Returns
+        -------
+        n_computed : int
+            Number of images that went through the network.
+        """
+        positions = range(len(images)) if positions is None else positions
+        # A task of Dask has one core, whatever n_jobs is: there are as many tasks as cores.
+        n_callers = _dask.tasks_at_once()
+        n_threads = thread_count(self.n_jobs) if n_callers is None else 0
+        heads = [head.shape for head in self.info.heads]
+        pool = None if self.pooling is None else partial(apply_pooling, self.pooling)
+        store = None if self.cache is None else RowStore(self.cache, self.fingerprints, heads)
+        n_known = len(images) - len(positions)
+        with progress(len(images), description, self.verbose, n_known) as bar:
+            loop = Loop(
+                images,
+                self.image_spec,
+                ShapedSink(sink, heads, pool),
+                n_threads=n_threads,
+                on_error=self.on_error,
+                bar=bar,
+                adapt=self._adapt(),
+                store=store,
+            )
+            return loop.run(
+                positions, partial(self._load_engine, images.dtype, n_threads, n_callers)
+            )
+
+    def _load_engine(self, dtype, n_threads, n_callers):
+        network = self._open_network()
+        if network.engine != self.engine:
+            raise EngineError(
+                f"The transformer was fitted with engine={self.engine!r}, and here "
+                f"{network.engine!r} would compute other numbers. Fit it again on this machine."
+            )
+        return network.compile(
+            np.float32 if self.preprocessing is not None else dtype,
+            self.precision,
+            n_threads or 1,
+            # Images of their own sizes do not go into one array.
+            self.batch_size if self.input_size is not None else 1,
+            n_callers,
+        )
+
+    def _adapt(self):
+        if self.preprocessing is None:
+            return None
+        return partial(apply_preprocessing, self.preprocessing)
+
+    # --- pickles ----------------------------------------------------------------------------------
+
+    def __getstate__(self):
+        return {**vars(self), "model": pickled_model(self.model)}
+
+    def __setstate__(self, state):
+        vars(self).update({**state, "model": unpickled_model(state["model"])})
+
+    @property
+    def network_name(self):
+        """Name of the network, for messages."""
+        return os.path.basename(self.spec.source.name)
+
+
+def callable_problem(owner):
+    """Return why rows of an extractor or transformer with a user's callable cannot be kept."""
+    for name in ("pooling", "preprocessing"):
+        if callable(getattr(owner, name)):
+            return f"{name} is a callable"
+    return None
+
+
+def pickled_model(model):
+    """Return what stands for a Keras model in a pickle; anything else as it is."""
+    if not is_keras_model(model):
+        return model
+    from sklearn_cnnfeat._network.keras_objects import PickledModel
+
+    return PickledModel.of(model)
+
+
+def unpickled_model(model):
+    """Return the model that `pickled_model` was given."""
+    return model.load() if hasattr(model, "load") else model

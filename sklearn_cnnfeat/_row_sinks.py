@@ -1,0 +1,94 @@
+"""Where rows go: the protocol of a sink, and the sinks in memory."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+class Sink(Protocol):
+    """Takes the rows of images, in any order."""
+
+    def write(self, i, rows):
+        """Take the rows of image `i`, one array per head. Copy what is kept."""
+
+    def fail(self, i, error):
+        """Take note that image `i` cannot be read."""
+
+
+@dataclass
+class ArraySink:
+    """Rows side by side in one preallocated array.
+
+    Parameters
+    ----------
+    out : ndarray of shape (n_images, n_columns) or (n_images, *map_shape)
+        Where the rows go.
+    columns : list of slice
+        The columns of each head.
+    """
+
+    out: np.ndarray
+    columns: list = field(default_factory=list)
+
+    def write(self, i, rows):
+        """Copy the rows of image `i`."""
+        if self.out.ndim > 2:
+            self.out[i] = rows[0]
+            return
+        for columns, row in zip(self.columns, rows, strict=True):
+            self.out[i, columns] = row
+
+    def fail(self, i, error):
+        """Mark image `i` as unreadable."""
+        self.out[i] = np.nan
+
+
+class NullSink:
+    """Rows that are wanted in the cache only.
+
+    Attributes
+    ----------
+    n_failed : int
+        Number of unreadable images.
+    """
+
+    def __init__(self):
+        self.n_failed = 0
+
+    def write(self, i, rows):
+        """Forget the rows of image `i`."""
+
+    def fail(self, i, error):
+        """Count image `i` as unreadable."""
+        self.n_failed += 1
+
+
+class ShapedSink:
+    """Gives rows the shapes of their heads and applies a user-defined pooling before another sink.
+
+    Parameters
+    ----------
+    sink : Sink
+        Takes the rows in the end.
+    shapes : list of tuple
+        Shape of what the network gives for each head.
+    pool : callable, default=None
+        Takes the maps of one image; returns a row.
+    """
+
+    def __init__(self, sink, shapes, pool=None):
+        self._sink = sink
+        self._shapes = shapes
+        self._pool = pool
+
+    def write(self, i, rows):
+        """Pass the rows of image `i` on."""
+        rows = [np.reshape(row, shape) for row, shape in zip(rows, self._shapes, strict=True)]
+        if self._pool is not None:
+            rows = [self._pool(row) if row.ndim == 3 else row for row in rows]
+        self._sink.write(i, rows)
+
+    def fail(self, i, error):
+        """Pass the failure of image `i` on."""
+        self._sink.fail(i, error)
