@@ -182,9 +182,9 @@ def _last_of_named(model, source):
     return model.layers[len(model.layers) - len(end) - 1].name
 
 
-def read_kernels(source, input_size, path):
+def read_kernels(job, path):
     """Return the kernels of a layer by name."""
-    return kernels_in(load_network(source, input_size), source, input_size, path)
+    return kernels_in(_load(job), job.source, job.input_size, path)
 
 
 def kernels_in(model, source, input_size, path):

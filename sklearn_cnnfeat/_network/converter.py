@@ -1,13 +1,13 @@
 """Conversion seen from the user's process: which process of Keras does it, and what comes back."""
 
 import importlib.util
-import os
 import sys
 import tempfile
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from sklearn_cnnfeat._home import home_folder
 from sklearn_cnnfeat._network import conversion, keras_models, keras_objects
 from sklearn_cnnfeat._network.conversion import Job
 from sklearn_cnnfeat._network.converted import UnsupportedLayersError
@@ -21,6 +21,7 @@ from sklearn_cnnfeat.exceptions import UntrustedModelError, WeightsNotFoundError
 
 # Keras on its OpenVINO backend needs neither TensorFlow nor a second of importing it.
 _PREFERRED = ("openvino", "tensorflow")
+_QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 # Errors that another backend would raise as well.
 _FINAL = (UntrustedModelError, WeightsNotFoundError, ProcessEndedError, MemoryError)
 
@@ -70,11 +71,7 @@ def convert(source, input_size, folder, model=None):
 
 def _convert_named(source, input_size, folder):
     """Convert a named network or a model file."""
-    job = Job(source, input_size, str(folder))
-    if source.weights == "imagenet":
-        architecture = find_architecture(source.name)
-        found = find_weights(architecture, source.include_top, input_size)
-        job = replace(job, weights_file=str(found.path))
+    job = Job(source, input_size, str(folder), weights_file=_weights_file(source, input_size))
     if source.kind != "file" or not source.trusted or "keras" not in sys.modules:
         return _run(conversion.convert, (job,), source, _PREFERRED)
     # Custom classes that are registered here are known there too.
@@ -89,6 +86,13 @@ def _convert_named(source, input_size, folder):
             raise
     loaded = keras_models.load_network(source, input_size)
     return conversion.convert_model(loaded, source, input_size, str(folder))
+
+
+def _weights_file(source, input_size):
+    if source.weights != "imagenet":
+        return None
+    found = find_weights(find_architecture(source.name), source.include_top, input_size)
+    return None if found.path is None else str(found.path)
 
 
 def _run(function, args, source, backends):
@@ -118,7 +122,8 @@ def describe_named(source, input_size):
 
 def read_kernels(source, input_size, path):
     """Return the kernels of a layer by name."""
-    return _run(conversion.read_kernels, (source, input_size, path), source, _PREFERRED)
+    job = Job(source, input_size, None, weights_file=_weights_file(source, input_size))
+    return _run(conversion.read_kernels, (job, path), source, _PREFERRED)
 
 
 def download_weights(source, input_size):
@@ -127,24 +132,25 @@ def download_weights(source, input_size):
     found = find_weights(architecture, source.include_top, input_size)
     if found.path is not None:
         return found.path
-    process = keras_process("openvino")
-    return process.run(keras_models.download_weights, source, input_size, found)
+    # Keras puts them into the folder that it has been told when it was imported.
+    process = KerasProcess({**_QUIET, "KERAS_BACKEND": "openvino"})
+    try:
+        return process.run(keras_models.download_weights, source, input_size, found)
+    finally:
+        process.close()
 
 
 def keras_process(backend):
     """Return the process in which Keras runs on a backend, without a GPU."""
-    return _process(backend, os.environ.get("KERAS_HOME"))
+    return _process(backend, str(home_folder() / "keras"))
 
 
 @lru_cache(maxsize=4)
-def _process(backend, keras_home):
+def _process(backend, folder):
+    # A folder of its own: what the user's keras.json says is for networks that the user builds,
+    # and nothing is written into the user's.
     return KerasProcess(
-        {
-            "KERAS_BACKEND": backend,
-            "KERAS_HOME": keras_home,
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
+        {**_QUIET, "KERAS_BACKEND": backend, "KERAS_HOME": folder, "MPLCONFIGDIR": folder}
     )
 
 

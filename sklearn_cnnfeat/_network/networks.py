@@ -13,6 +13,7 @@ from sklearn_cnnfeat._network import conversion, converter, graph, quantize, sto
 from sklearn_cnnfeat._network.converted import ConversionError, UnsupportedLayersError
 from sklearn_cnnfeat._network.engines.openvino import (
     GRAPH,
+    NotWrittenError,
     OpenVINOEngine,
     first_line,
     read_network,
@@ -218,7 +219,7 @@ def _convert(source, input_size, model, key):
 
     try:
         stored = store.write(key, make)
-    except (UnsupportedLayersError, ConversionError) as error:
+    except (UnsupportedLayersError, ConversionError, NotWrittenError) as error:
         raise EngineError(str(error)) from error
     # As it would be read from the disk.
     record = NetworkRecord.from_json(json.loads(json.dumps(stored.record)))

@@ -3,7 +3,8 @@
 import contextlib
 import io
 import logging
-import os
+
+from sklearn_cnnfeat._network.runtime import without_telemetry
 
 
 def quantize(network, batches):
@@ -43,21 +44,13 @@ def quantize(network, batches):
 
 
 def _import_nncf():
-    # NNCF reports its use to its makers unless it believes to be tested; nothing may leave a
-    # user's machine through this package. What it decides at import holds for the process.
-    before = os.environ.get("NNCF_CI")
-    os.environ["NNCF_CI"] = "1"
     try:
-        import nncf
+        with without_telemetry():
+            import nncf
     except ImportError as error:
         raise ImportError(
             "precision='int8' needs NNCF, which makes the 8-bit network: pip install "
             "'sklearn-cnnfeat[int8]'."
         ) from error
-    finally:
-        if before is None:
-            del os.environ["NNCF_CI"]
-        else:
-            os.environ["NNCF_CI"] = before
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf

@@ -3,28 +3,36 @@
 import importlib.util
 import os
 import sys
+from contextlib import contextmanager
 from functools import lru_cache
 
 _TELEMETRY = "openvino_telemetry"
 
 
-def import_openvino():
-    """Import OpenVINO without its usage statistics.
+@contextmanager
+def without_telemetry():
+    """Let OpenVINO and NNCF be imported without their usage statistics.
 
-    ``import openvino`` reports itself to its makers and writes into the home folder. Where its
-    telemetry package cannot be imported it uses a stub instead, and keeps it for the process.
+    Both report themselves to their makers and write into the home folder. Where their telemetry
+    package cannot be imported they use a stub instead, and keep it for the process.
     """
+    absent = object()
+    before = sys.modules.get(_TELEMETRY, absent)
+    sys.modules[_TELEMETRY] = None  # what makes an import fail
+    try:
+        yield
+    finally:
+        if before is absent:
+            del sys.modules[_TELEMETRY]
+        else:
+            sys.modules[_TELEMETRY] = before
+
+
+def import_openvino():
+    """Import OpenVINO such that it sends nothing."""
     if "openvino" not in sys.modules:
-        absent = object()
-        before = sys.modules.get(_TELEMETRY, absent)
-        sys.modules[_TELEMETRY] = None  # what makes an import fail
-        try:
+        with without_telemetry():
             import openvino
-        finally:
-            if before is absent:
-                del sys.modules[_TELEMETRY]
-            else:
-                sys.modules[_TELEMETRY] = before
     import openvino
 
     return openvino

@@ -110,6 +110,11 @@ def write(key, make):
     -------
     stored : Stored
         In a temporary folder if it cannot be kept, with a warning, or need not be.
+
+    Raises
+    ------
+    NotWrittenError
+        If there is no room for it anywhere.
     """
     if key is not None:
         try:
@@ -130,7 +135,9 @@ def write(key, make):
             return Stored(make(Path(temporary.name)), Path(temporary.name), temporary)
         except NotWrittenError as error:
             problems.append(f"{parent} ({error})")
-    raise OSError(f"The compiled network cannot be written anywhere: {', '.join(problems)}.")
+    raise NotWrittenError(
+        f"The compiled network cannot be written anywhere: {', '.join(problems)}."
+    )
 
 
 @contextlib.contextmanager
