@@ -4,12 +4,18 @@ from collections import defaultdict
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from sklearn_cnnfeat._network.tokens import TokenGrid
 from sklearn_cnnfeat.exceptions import LayerNotFoundError
 
 # Layers that change nothing or only the scale of a classifier's output, and models inside a model.
 _ACTIVATIONS = {"Activation", "Softmax"}
 _MODELS = {"Functional", "Sequential"}
-_INACTIVE = {"Dropout", "SpatialDropout2D", "GaussianDropout", "AlphaDropout", "GaussianNoise"}
+_INACTIVE = {
+    *("Dropout", "SpatialDropout2D", "GaussianDropout", "AlphaDropout", "GaussianNoise"),
+    *("Identity", "Flatten"),
+}
+# The same layer in Keras, PyTorch and ONNX.
+_CLASSIFIERS = {"Dense", "Linear", "Gemm", "MatMul"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,12 @@ class Layer:
     n_parameters: int = 0
     # Kernels of the layer, at its first call.
     kernels: tuple = ()
+    # Why its output cannot be taken, as the end of "gives ..."; None where it can.
+    problem: str | None = None
+    # How the tokens lie on the image, where it gives tokens (n, tokens, width) of patches.
+    grid: TokenGrid | None = None
+    # Another name that the file has for its output.
+    alias: str | None = None
 
 
 # The default of `CNNFeatureTransformer`, and whose layer it is.
@@ -73,6 +85,11 @@ def find_layer(layer, layers, n_layers, where):
         found = _find_by_name(layer, layers, where)
     else:
         found = _find_by_index(layer, layers, n_layers, where)
+    if found.problem is not None:
+        raise LayerNotFoundError(
+            f"Layer {layer!r} of {where} gives {found.problem}, and features cannot be taken from "
+            "it; choose a layer before or behind it."
+        )
     if found.shape is None:
         raise LayerNotFoundError(
             f"Layer {layer!r} of {where} has several outputs; choose a layer behind it "
@@ -88,7 +105,7 @@ def find_layer(layer, layers, n_layers, where):
 
 
 def _find_by_name(name, layers, where):
-    exact = [entry for entry in layers if entry.path == name]
+    exact = [entry for entry in layers if name in (entry.path, entry.alias)]
     # A bare name that is unique anywhere inside also works.
     found = exact or [entry for entry in layers if entry.path.endswith("/" + name)]
     if len(found) == 1:
@@ -152,8 +169,11 @@ def _last_before_classifier(layers, where):
             entry = by_path.get(entry.source)
         return entry
 
-    classifier = skip(layers[-1], _ACTIVATIONS | _MODELS)
-    if classifier is None or classifier.type != "Dense":
+    end = layers[-1]
+    if end.type == "Add" and by_path.get(end.source) and by_path[end.source].type == "MatMul":
+        end = by_path[end.source]  # a dense layer and its bias, in ONNX
+    classifier = skip(end, _ACTIVATIONS | _MODELS)
+    if classifier is None or classifier.type not in _CLASSIFIERS:
         return layers[-1]
     last = skip(by_path.get(classifier.source), _INACTIVE | _MODELS)
     if last is None:

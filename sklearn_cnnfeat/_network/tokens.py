@@ -1,0 +1,39 @@
+"""Tokens of transformers as features: which of them are patches, and where they lie."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """How a sequence of tokens lies on the image."""
+
+    # Tokens in front of the patches: the class token, registers, a distillation token.
+    n_prefix: int
+    # Rows and columns of patches, in the order of rows.
+    height: int
+    width: int
+
+
+def find_grid(n_tokens, maps, n_prefix=None):
+    """Return the grid of a sequence of tokens, or None where nothing tells it.
+
+    Parameters
+    ----------
+    n_tokens : int
+        Length of the sequence.
+    maps : list of (int, int)
+        Height and width of the maps computed before, the nearest last: tokens come from a
+        convolution, one per position.
+    n_prefix : int, default=None
+        Number of tokens that are not patches, where the architecture tells it.
+    """
+    for height, width in reversed(maps):
+        n_others = n_tokens - height * width
+        # More registers than this have no network; a token more or less is another map.
+        if n_others == n_prefix or (n_prefix is None and 0 <= n_others <= _MOST_PREFIX):
+            return TokenGrid(n_others, height, width)
+    return None
+
+
+# DINOv2 has one class token and four registers; some networks distill with one more.
+_MOST_PREFIX = 16
