@@ -21,7 +21,14 @@ MODULES = {
 ROOMS = {
     "keras": {"_network/keras_models.py"},
     "tensorflow": {"_network/keras_tensorflow.py"},
-    "openvino": {"_network/runtime.py"},
+    "openvino": {
+        "_network/engines/ncnn_translation.py",
+        "_network/runtime.py",
+        "_network/torch_models.py",
+    },
+    "torch": {"_network/engines/framework.py", "_network/torch_models.py"},
+    "timm": {"_network/timm_models.py"},
+    "huggingface_hub": {"_network/timm_models.py"},
     "nncf": {"_network/quantize.py"},
     "matplotlib": {"_demo.py", "_inspection/drawing.py"},
     "PIL": {

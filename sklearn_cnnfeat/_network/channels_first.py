@@ -25,7 +25,7 @@ def to_converted(model, layers, outputs, orders, is_channels_first=True):
         Of the parameter.
     """
     openvino = import_openvino()
-    from openvino import opset13 as operations
+    operations = openvino.opset13
 
     (old,) = model.get_parameters()
     shape, kind = old.get_partial_shape(), old.get_element_type()

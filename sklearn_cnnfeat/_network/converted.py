@@ -22,7 +22,8 @@ class Converted:
     ----------
     model : openvino.Model
         One parameter with the tensor name "pixels": float32 (-1, height or -1, width or -1,
-        channels), with the values that the network itself takes.
+        channels), with the values that the network itself takes. The number of images is 1 where
+        the network's own graph has it as a constant.
     layers : list of Layer
         In the order of computation.
     outputs : dict of str to openvino.Output

@@ -12,19 +12,19 @@ def compute():
         from sklearn_cnnfeat._network.runtime import import_openvino
 
         openvino = import_openvino()
-        paths = list(converted.outputs)
-        model = openvino.Model(
-            [converted.outputs[path] for path in paths], converted.model.get_parameters()
-        )
-        options = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(model, "CPU", options)
-        results = compiled(np.ascontiguousarray(images, np.float32))
-        return {path: results[i] for i, path in enumerate(paths)}
+        found = {}
+        # The CPU plugin computes garbage where an output and a reshaped view of it are results of
+        # one graph, so that maps and tokens are computed apart.
+        ranks = {path: output.partial_shape.rank for path, output in converted.outputs.items()}
+        for rank in {rank.get_length() for rank in ranks.values()}:
+            paths = [path for path, other in ranks.items() if other.get_length() == rank]
+            model = openvino.Model(
+                [converted.outputs[path] for path in paths], converted.model.get_parameters()
+            )
+            options = {"INFERENCE_PRECISION_HINT": "f32"}
+            compiled = openvino.Core().compile_model(model, "CPU", options)
+            results = compiled(np.ascontiguousarray(images, np.float32))
+            found.update((path, results[i]) for i, path in enumerate(paths))
+        return found
 
     return run
-
-
-def relative_error(found, expected):
-    """Return the largest difference, as a part of the largest expected value."""
-    assert found.shape == expected.shape
-    return np.abs(found - expected).max() / np.abs(expected).max()
