@@ -3,7 +3,7 @@
 import numpy as np
 
 from sklearn_cnnfeat._network.converted import Converted
-from sklearn_cnnfeat._network.runtime import import_openvino
+from sklearn_cnnfeat._network.runtime import import_openvino, import_operations
 
 PIXELS = "pixels"
 
@@ -25,7 +25,7 @@ def to_converted(model, layers, outputs, orders, is_channels_first=True):
         Of the parameter.
     """
     openvino = import_openvino()
-    operations = openvino.opset13
+    operations = import_operations()
 
     (old,) = model.get_parameters()
     shape, kind = old.get_partial_shape(), old.get_element_type()

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from types import NoneType
 
 from sklearn_cnnfeat._network.layers import Kernel, Layer
+from sklearn_cnnfeat._network.tokens import TokenGrid
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,16 @@ def _layer(values):
     _check(isinstance(values["path"], str) and isinstance(values["kernels"], list))
     shape = values["shape"]
     kernels = tuple(_kernel(kernel) for kernel in values["kernels"])
-    return Layer(**values | {"shape": None if shape is None else _shape(shape), "kernels": kernels})
+    shapes = {"shape": None if shape is None else _shape(shape), "grid": _grid(values["grid"])}
+    return Layer(**values | shapes | {"kernels": kernels})
+
+
+def _grid(values):
+    if values is None:
+        return None
+    _check(isinstance(values, dict) and values.keys() == {f.name for f in fields(TokenGrid)})
+    _check(all(isinstance(n, int) for n in values.values()))
+    return TokenGrid(**values)
 
 
 def _kernel(values):
