@@ -69,12 +69,11 @@ def test_damage_is_told(own_home, tmp_path):
     first = found()
     assert first["feature cache"][0] == "ok"
     assert first["feature cache"][1].startswith("5 sound rows")
-    (program,) = (own_home / "programs").iterdir()
-    weights = program / "network.bin"
+    (weights,) = (own_home / "networks").glob("*/network.bin")
     weights.write_bytes(weights.read_bytes()[:-1])
     status, detail = found()["compiled networks"]
     assert status == "note"
-    assert f"1 damaged, made anew when next needed: {program.name}" in detail
+    assert f"1 damaged, converted again when needed: {weights.parent.name}" in detail
 
 
 def test_weights_are_found(own_home, imagenet_home):

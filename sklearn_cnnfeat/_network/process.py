@@ -21,6 +21,8 @@ IDLE_SECONDS = 60.0
 # Seconds that one job may take.
 LONGEST_JOB = 1800.0
 
+# What the process says when it begins with a job.
+_TAKEN = b"taken"
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from sklearn_cnnfeat._network.process import serve; serve(float(sys.argv[2]))"
@@ -64,31 +66,37 @@ class KerasProcess:
         """
         message = pickle.dumps((function, args))
         with self._lock:
-            # An idle process may end at the moment when it is given a job.
-            for attempt in (1, 2):
-                is_new = self._start()
-                try:
-                    status, value = self._exchange(message)
-                    break
-                except (BrokenPipeError, EOFError) as error:
-                    code = self._stop()
-                    if is_new or attempt == 2:
-                        raise ProcessEndedError(_describe_end(code)) from error
-                except BaseException:
+            try:
+                if not self._give(message):
+                    # An idle process may end at the moment when it is given a job.
                     self._stop()
-                    raise
+                    self._give(message)
+                status, value = pickle.loads(self._wait_for_answer())
+            except (BrokenPipeError, EOFError) as error:
+                raise ProcessEndedError(_describe_end(self._stop())) from error
+            except BaseException:
+                self._stop()
+                raise
         if status == "error":
             raise value
         return value
 
+    def _give(self, message):
+        """Hand a job over; return whether it was taken."""
+        try:
+            self._start()
+            _write_message(self._process.stdin, message)
+            return _read_message(self._process.stdout) == _TAKEN
+        except (BrokenPipeError, EOFError):
+            return False
+
     def _start(self):
-        """Start the process unless it runs; return whether it was started."""
+        """Start the process unless it runs."""
         # After a fork the process is the parent's.
         if self._owner == os.getpid() and self._process.poll() is None:
-            return False
-        environment = os.environ | {k: v for k, v in self._environment.items() if v is not None}
-        for name in self._environment.keys() - environment.keys():
-            environment.pop(name, None)
+            return
+        changed = os.environ | self._environment
+        environment = {name: value for name, value in changed.items() if value is not None}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(sys.path), str(IDLE_SECONDS)],
             stdin=subprocess.PIPE,
@@ -97,9 +105,8 @@ class KerasProcess:
             env=environment,
         )
         self._owner = os.getpid()
-        return True
 
-    def _exchange(self, message):
+    def _wait_for_answer(self):
         late = threading.Event()
 
         def end():
@@ -110,9 +117,8 @@ class KerasProcess:
         timer.daemon = True
         timer.start()
         try:
-            _write_message(self._process.stdin, message)
-            return pickle.loads(_read_message(self._process.stdout))
-        except (BrokenPipeError, EOFError):
+            return _read_message(self._process.stdout)
+        except EOFError:
             if late.is_set():
                 self._stop()
                 raise ProcessEndedError(
@@ -195,6 +201,7 @@ def serve(idle_seconds):
             message = inbox.get(timeout=idle_seconds)
         except queue.Empty:
             os._exit(0)
+        _write_message(answers, _TAKEN)
         try:
             function, args = pickle.loads(message)
             answer = pickle.dumps(("value", function(*args)))

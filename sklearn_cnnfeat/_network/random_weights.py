@@ -10,12 +10,6 @@ import numpy as np
 
 # The standard deviation of a normal distribution that is cut off at two of them.
 _TRUNCATED = 0.87962566103423978
-# How layers call the initializers of variables, where that is not NAME_initializer.
-_INITIALIZERS = {
-    "kernel": "kernel_initializer",
-    "depthwise_kernel": "depthwise_initializer",
-    "pointwise_kernel": "pointwise_initializer",
-}
 
 
 def draw(model, seed):
@@ -33,11 +27,19 @@ def draw(model, seed):
         id(variable): layer for layer in model._flatten_layers() for variable in layer.weights
     }
     for variable in model.weights:
-        layer = owners[id(variable)]
-        attribute = _INITIALIZERS.get(variable.name, f"{variable.name}_initializer")
-        values = _values(generator, getattr(layer, attribute, None), tuple(variable.shape))
+        initializer = _initializer(owners[id(variable)], variable.name)
+        values = _values(generator, initializer, tuple(variable.shape))
         if values is not None:
             variable.assign(values)
+
+
+def _initializer(layer, name):
+    """Return the initializer of a layer's variable; None where the layer does not name one."""
+    if hasattr(layer, f"{name}_initializer"):
+        return getattr(layer, f"{name}_initializer")
+    # Of a separable convolution; a depthwise one calls its kernel just "kernel".
+    kind = "pointwise" if name == "pointwise_kernel" else "depthwise"
+    return getattr(layer, f"{kind}_initializer", None) if name.endswith("kernel") else None
 
 
 def _values(generator, initializer, shape):

@@ -128,7 +128,7 @@ def write(key, make):
                 stacklevel=7,
             )
     problems = []
-    for parent in (tempfile.gettempdir(), "/dev/shm"):
+    for parent in _temporary_folders():
         try:
             with _reported():
                 temporary = tempfile.TemporaryDirectory(dir=parent, prefix="cnnfeat-")
@@ -138,6 +138,11 @@ def write(key, make):
     raise NotWrittenError(
         f"The compiled network cannot be written anywhere: {', '.join(problems)}."
     )
+
+
+def _temporary_folders():
+    """Return where a network goes that cannot be kept: the disk, or else memory."""
+    return tempfile.gettempdir(), "/dev/shm"
 
 
 @contextlib.contextmanager
