@@ -108,8 +108,6 @@ class Loop:
         n_computed : int
             Number of images that went through the network.
         """
-        if self._n_threads:
-            self._pool = ThreadPoolExecutor(self._n_threads, thread_name_prefix="sklearn_cnnfeat")
         try:
             depth = _PREFETCHED * self._n_threads
             decoded = self._prefetch(self._decode, self._find_missing(positions), depth)
@@ -135,12 +133,16 @@ class Loop:
 
     def _prefetch(self, function, items, depth):
         """Apply `function` in threads, at most `depth` items ahead; yield (item, result)."""
-        if self._pool is None:
+        if not self._n_threads:
             for item in items:
                 yield item, function(item)
             return
         waiting = deque()
         for item in items:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(
+                    self._n_threads, thread_name_prefix="sklearn_cnnfeat"
+                )
             waiting.append((item, self._pool.submit(function, item)))
             if len(waiting) >= depth:
                 item, future = waiting.popleft()
@@ -156,7 +158,7 @@ class Loop:
         if self._store is None:
             yield from positions
             return
-        chunks = _Chunks(positions)
+        chunks = _Chunks(self._write_known(positions))
         for chunk, keys in self._prefetch(self._find_keys, chunks, self._n_threads + 1):
             found = self._store.find(keys)
             chunks.adapt(all_found=None not in found)
@@ -170,6 +172,23 @@ class Loop:
                     self._keys[i] = key
                     self._copies[key] = []
                     yield i
+
+    def _write_known(self, positions):
+        """Write the rows that are found without reading an image; return the other positions.
+
+        Where all rows are stored, as in most fits of a search, this is all: no thread is started.
+        """
+        others = []
+        while positions:
+            chunk, positions = positions[:_LARGEST_CHUNK], positions[_LARGEST_CHUNK:]
+            found = self._store.find([self._images.known_key(i) for i in chunk])
+            for i, rows in zip(chunk, found, strict=True):
+                if rows is None:
+                    others.append(i)
+                else:
+                    self._sink.write(i, rows)
+                    self._bar.update()
+        return others
 
     def _find_keys(self, chunk):
         keys = []

@@ -167,7 +167,7 @@ class Images:
 
     def key(self, i):
         """Return the digest of image `i`, without reading a file that has not changed."""
-        return self._remembered(i) or self.read_with_key(i)[1]
+        return self.known_key(i) or self.read_with_key(i)[1]
 
     def read_with_key(self, i):
         """Return image `i` as it comes, and its digest."""
@@ -177,13 +177,14 @@ class Images:
         now = time.time_ns()
         before = file_state(self._items[i])
         raw = self.read(i)
-        key = self._remembered(i)
+        key = self.known_key(i)
         if key is None:
             key = self.digest(raw)
             remember_digest(self._items[i], self._how(), key, before, now)
         return raw, key
 
-    def _remembered(self, i):
+    def known_key(self, i):
+        """Return the digest of a file that was read before and has not changed; None otherwise."""
         if self.kind != "path" or self._items[i] is None:
             return None
         return known_digest(self._items[i], self._how())
