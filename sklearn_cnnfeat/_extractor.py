@@ -23,6 +23,14 @@ from sklearn_cnnfeat._row_sinks import ArraySink, ShapedSink
 from sklearn_cnnfeat._row_store import RowStore
 from sklearn_cnnfeat.exceptions import EngineError
 
+# Layers, of Keras and of ONNX, that rescale or normalize pixels, and those that may do anything.
+_NORMALIZING = frozenset(
+    (
+        *("Rescaling", "Normalization", "BatchNormalization", "LayerNormalization", "Lambda"),
+        *("Add", "Subtract", "Multiply", "Divide", "Sub", "Mul", "Div"),
+    )
+)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -95,6 +103,9 @@ class Extractor:
         Shape of each layer's features for one image, after `opened`.
     is_lasting : bool
         Whether fingerprints mean the same numbers in every process, after `opened`.
+    normalizes : bool
+        Whether the network itself rescales or normalizes pixels, as far as its layers tell, after
+        `opened`.
     """
 
     spec: NetworkSpec
@@ -114,6 +125,7 @@ class Extractor:
     info: NetworkInfo | None = None
     shapes: tuple = ()
     is_lasting: bool = True
+    normalizes: bool = True
 
     # --- making one -------------------------------------------------------------------------------
 
@@ -134,6 +146,7 @@ class Extractor:
             info=network.info,
             shapes=tuple(self._row_shape_of(head) for head in network.info.heads),
             is_lasting=network.is_lasting,
+            normalizes=_normalizes(network.layers),
             image_spec=replace(self.image_spec, height=height, width=width, channels=channels),
         )
 
@@ -353,14 +366,20 @@ class Extractor:
                 f"The transformer was fitted with engine={self.engine!r}, and here "
                 f"{network.engine!r} would compute other numbers. Fit it again on this machine."
             )
-        return network.compile(
-            np.float32 if self.preprocessing is not None else dtype,
-            self.precision,
-            n_threads or 1,
-            # Images of their own sizes do not go into one array.
-            self.batch_size if self.input_size is not None else 1,
-            n_callers,
-        )
+        try:
+            return network.compile(
+                np.float32 if self.preprocessing is not None else dtype,
+                self.precision,
+                n_threads or 1,
+                # Images of their own sizes do not go into one array.
+                self.batch_size if self.input_size is not None else 1,
+                n_callers,
+            )
+        except EngineError as error:
+            # Keras' numbers differ in the last digits from those that may be stored already.
+            raise EngineError(
+                f"{error} Fit with engine='keras' to compute it with Keras."
+            ) from error
 
     def _adapt(self):
         if self.preprocessing is None:
@@ -379,6 +398,17 @@ class Extractor:
     def network_name(self):
         """Name of the network, for messages."""
         return os.path.basename(self.spec.source.name)
+
+
+def _normalizes(layers):
+    """Tell whether a layer before the first weights may rescale or normalize pixels."""
+    for layer in layers:
+        if layer.type in _NORMALIZING:
+            return True
+        if layer.n_parameters:
+            return False
+    # Nothing that was trained, or nothing is known.
+    return True
 
 
 def callable_problem(owner):

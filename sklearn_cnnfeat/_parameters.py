@@ -21,6 +21,7 @@ from sklearn_cnnfeat._network.keras_models import is_keras_model
 from sklearn_cnnfeat._network.networks import identify
 from sklearn_cnnfeat._network.spec import NetworkSpec, Source
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
+from sklearn_cnnfeat._progress import announce
 from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import CacheWarning
 
@@ -42,8 +43,31 @@ def make_extractor(cnn, images=None, spec=None):
     spec : NetworkSpec, default=None
         What to compute in place of what the parameters say.
     """
+    check_formats(cnn.formats)
     extractor = _unopened(cnn, network_spec(cnn, images) if spec is None else spec)
-    return extractor.opened(images)
+    extractor = extractor.opened(images)
+    if cnn.preprocessing == "auto" and extractor.spec.source.kind != "zoo":
+        _hint_at_preprocessing(extractor)
+    return extractor
+
+
+# Digests of the networks that a hint was given for.
+_hinted = set()
+
+
+def _hint_at_preprocessing(extractor):
+    """Say, once per network and process, that nothing happens to pixels where that is unusual."""
+    digest = extractor.spec.source.digest
+    if extractor.normalizes or digest in _hinted:
+        return
+    _hinted.add(digest)
+    announce(
+        f"{extractor.network_name!r} gets pixels as they are, 0 to 255, for preprocessing='auto' "
+        "does nothing for models of your own, and this one has no layer that rescales them. If it "
+        "was trained on other values, choose preprocessing='rescale' (0 to 1), 'tf' (-1 to 1), "
+        "'torch' or 'caffe'; preprocessing=None confirms 0 to 255.",
+        extractor.verbose,
+    )
 
 
 def _unopened(cnn, spec):

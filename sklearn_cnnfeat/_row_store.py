@@ -39,6 +39,8 @@ class RowStore:
         """Return, for each key, the rows of all heads, or None where one is missing."""
         found = [self._unwritten.get(key) for key in keys]
         wanted = [k for k, key in enumerate(keys) if key is not None and found[k] is None]
+        if not wanted:
+            return found
         digests = [keys[k] for k in wanted]
         hit = np.ones(len(wanted), bool)
         heads = []

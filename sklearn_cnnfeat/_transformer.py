@@ -454,7 +454,6 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             # What an earlier fit was given, perhaps a data frame, no longer holds.
             for name in ("n_features_in_", "feature_names_in_"):
                 vars(self).pop(name, None)
-            check_formats(self.formats)
             X = _dask.first_images(X) if _dask.is_collection(X) else X
             X = self._validate(X, reading(self), reset=True)
             images = reading(self).images(X, self.on_error)

@@ -640,3 +640,23 @@ def test_deleted_cache_is_begun_anew(cnn, files, computed):
     cnn.fit_transform(files[:3])
     assert len(computed) == 3
     assert FeatureCache(cnn.cache).info().rows == 3
+
+
+def test_known_rows_need_no_threads_and_few_lookups(cnn, files, monkeypatch):
+    """A warm search transforms hundreds of times: each time costs a few statements, no more."""
+    # The files may be new, but they do not change.
+    monkeypatch.setattr("sklearn_cnnfeat._images.keys._SETTLED_NS", 0)
+    cnn.set_params(layer=["one", "three"])
+    expected = cnn.fit_transform(files)
+    lookups = []
+    get_many = FeatureCache.get_many
+
+    def looking_up(cache, fingerprint, digests, out):
+        lookups.append(len(digests))
+        return get_many(cache, fingerprint, digests, out)
+
+    monkeypatch.setattr(FeatureCache, "get_many", looking_up)
+    monkeypatch.setattr("sklearn_cnnfeat._loop.ThreadPoolExecutor", None)
+    np.testing.assert_array_equal(clone(cnn).fit_transform(files), expected)
+    # One for each layer.
+    assert lookups == [N, N]

@@ -46,7 +46,7 @@ from sklearn_cnnfeat import (
 )
 from sklearn_cnnfeat._network import networks
 from sklearn_cnnfeat._network.engines import openvino as engine_openvino
-from sklearn_cnnfeat.exceptions import EngineWarning, UnreadableImageWarning
+from sklearn_cnnfeat.exceptions import EngineError, UnreadableImageWarning
 
 N = 24
 
@@ -469,9 +469,8 @@ def test_unreadable_images_are_counted(cnn, files, tmp_path):
         precompute(cnn.set_params(on_error="raise"), X, verbose=0)
 
 
-def test_unreadable_images_are_counted_once_where_another_engine_takes_over(
-    cnn, files, tmp_path, monkeypatch
-):
+def test_a_network_that_cannot_be_loaded(cnn, files, tmp_path, monkeypatch):
+    """The engine is chosen by `fit`: what OpenVINO cannot load later is an error that says so."""
     cnn.set_params(layer="two", on_error="nan")
     if clone(cnn).fit(files).engine_ != "openvino":
         pytest.skip("there is no OpenVINO for this platform")
@@ -482,13 +481,11 @@ def test_unreadable_images_are_counted_once_where_another_engine_takes_over(
     # Forget what other tests have loaded.
     networks.forget_networks()
     monkeypatch.setattr(engine_openvino.OpenVINOEngine, "__init__", fail)
-    # OpenVINO is asked when the first image has been read, which others have preceded.
     X = [str(tmp_path / "missing.jpg"), *files]
-    with (
-        pytest.warns(EngineWarning, match="no room for the network"),
-        pytest.warns(UnreadableImageWarning, match="1 of 25"),
-    ):
-        report = precompute(cnn, X, verbose=0)
+    with pytest.raises(EngineError, match=r"no room for the network.*engine='keras'"):
+        precompute(cnn, X, verbose=0)
+    with pytest.warns(UnreadableImageWarning, match="1 of 25"):
+        report = precompute(cnn.set_params(engine="keras"), X, verbose=0)
     assert (report.n_computed, report.n_hits, report.n_unreadable) == (N, 0, 1)
 
 
@@ -631,7 +628,7 @@ def test_several_steps(cnn, files, y):
     search = GridSearchCV(
         Pipeline([("union", union), ("svm", SVC())]), {"union__b__layer": ["two", "one"]}, cv=2
     ).fit(files, y)
-    with pytest.raises(ValueError, match="say which with step=, of 'union__a', 'union__b'"):
+    with pytest.raises(ValueError, match="choose one with step=, of 'union__a', 'union__b'"):
         layer_scores(search)
     with pytest.raises(ValueError, match="step='b' is not a CNNFeatureTransformer"):
         layer_scores(search, step="b")

@@ -339,6 +339,8 @@ class CompiledNetwork:
         Whether its fingerprint means the same numbers in every process.
     inspection : int or None
         How its file was inspected; None where it was trusted instead.
+    layers : list of Layer
+        All layers of the network.
     """
 
     engine = None
@@ -348,6 +350,7 @@ class CompiledNetwork:
         self.info = describe_heads(record, spec)
         self.is_lasting = record.is_lasting
         self.inspection = record.inspection
+        self.layers = record.layers
         self._engines = _Recent()
         self._lock = threading.Lock()
 
