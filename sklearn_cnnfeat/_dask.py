@@ -3,7 +3,6 @@
 The only room that imports Dask, and only where a caller brought a collection or a client of it.
 """
 
-import asyncio
 import math
 import queue
 import sys
@@ -246,7 +245,7 @@ def check_workers(client, function):
 
     try:
         client.wait_for_workers(1, timeout=_NO_WORKERS)
-    except (TimeoutError, asyncio.TimeoutError):  # one and the same from Python 3.11 on
+    except TimeoutError:  # one and the same from Python 3.11 on
         raise RuntimeError(
             f"The scheduler at {client.scheduler.address!r} has no workers, and none came in "
             f"{_NO_WORKERS} seconds. 'dask worker {client.scheduler.address}' starts one."

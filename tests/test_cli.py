@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import joblib
@@ -154,7 +155,6 @@ def test_every_command_is_in_the_readme():
 
 
 def test_entry_point_is_the_module():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"] == {"cnnfeat": "sklearn_cnnfeat._cli:main"}
     assert process("--version").stdout == f"cnnfeat, version {sklearn_cnnfeat.__version__}\n"

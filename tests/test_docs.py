@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import benchmark_tables
@@ -179,7 +180,6 @@ def test_links_lead_somewhere(page):
 
 
 def test_commands_use_extras_that_exist():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
     named = set()
     for page in PAGES:

@@ -35,7 +35,7 @@ from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 from sklearn_cnnfeat.exceptions import EngineError, ImageError, UnreadableImageWarning
 
 ROOT = Path(__file__).resolve().parents[1]
-FORMATS = ["npy", "parquet"] + (["zarr"] if sys.version_info >= (3, 11) else [])
+FORMATS = ["npy", "parquet", "zarr"]
 N = 30
 
 

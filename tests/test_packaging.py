@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email import message_from_string
 from importlib.metadata import version
@@ -73,7 +74,7 @@ def test_wheel_metadata(archives):
     assert metadata["Name"] == "sklearn-cnnfeat"
     assert metadata["Version"] == VERSION
     assert metadata["License-Expression"] == "BSD-3-Clause"
-    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Requires-Python"] == ">=3.11"
     assert {"plot", "polars", "test", "dev", "all"} <= set(metadata.get_all("Provides-Extra"))
     needed = {re.match(r"[\w.-]+", line)[0] for line in metadata.get_all("Requires-Dist")}
     assert {"numpy", "scikit-learn", "tensorflow", "keras", "pillow", "joblib"} <= needed
@@ -137,7 +138,6 @@ def test_version_is_that_of_the_installed_package(archives, tmp_path):
 
 
 def test_version_is_written_nowhere_else():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "version" in settings["project"]["dynamic"]
     # What a copy of the tree without git is called.

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,6 @@ def test_links_and_commands_lead_somewhere(page):
 
 
 def test_commands_use_extras_that_exist():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = set(re.findall(r'"\.\[(\w+)\]"', README))
     assert named == {"plot", "test"}

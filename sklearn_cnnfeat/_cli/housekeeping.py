@@ -1,4 +1,4 @@
-"""Keep things in order: ``cache``, ``weights``, ``doctor``, ``demo``, ``completion``."""
+"""Keep things in order: ``cache``, ``weights``, ``pack``, ``doctor``, ``demo``, ``completion``."""
 
 import sys
 import warnings
@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 import click
 
 from sklearn_cnnfeat._cli.commands import command, group
-from sklearn_cnnfeat._cli.options import cache_folder_option, records, table_options
+from sklearn_cnnfeat._cli.options import Many, cache_folder_option, records, table_options
 from sklearn_cnnfeat._cli.output import results, say, show, show_record, show_table
 from sklearn_cnnfeat._cli.running import completion_script
 from sklearn_cnnfeat._home import networks_folder
@@ -160,6 +160,57 @@ def pack(networks, output, classifier, input_size, style):
     files = pack_weights(list(networks), output, classifier=classifier, input_size=input_size)
     show_table(records(files[["model", "file", "n_bytes", "sha256"]]), style)
     say(f"wrote {output}")
+
+
+@command(name="pack", short_help="Make a folder for a machine without internet.")
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option(
+    "-m",
+    "--models",
+    "models",
+    cls=Many,
+    required=True,
+    metavar="NETWORK",
+    help="Networks whose published weights go along, as 'cnnfeat models' lists them.",
+)
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="The machine that will use the folder: kaggle, colab, or a Python and a platform "
+    "(manylinux, macos, windows) such as cp312-manylinux.  [default: one like this, with nothing "
+    "installed]",
+)
+@click.option(
+    "--classifier",
+    is_flag=True,
+    help="Also the larger weights that layers of the classifier need, such as fc1.",
+)
+@click.option(
+    "--input-size",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Weights for images of this height and width; MobileNets have several.",
+)
+@table_options
+def pack_folder(folder, models, target, classifier, input_size, style):
+    """Make a folder for a machine without internet: weights, and the wheels that it lacks.
+
+    FOLDER gets the published weights of the networks, the wheels of this package and of what the
+    target does not hold yet, checksums, a README and the cell that a notebook begins with. Upload
+    it as a Kaggle dataset, or carry it to a cluster. Packing needs internet, pip and, for a
+    development version, the checkout.
+
+    \b
+    Examples:
+      cnnfeat pack my-dataset --models vgg16 mobilenet --target kaggle
+      cnnfeat pack offline --models resnet50 --target cp312-manylinux
+    """
+    from sklearn_cnnfeat._cli.packing import pack
+
+    rows = pack(folder, models, target, classifier=classifier, input_size=input_size)
+    show_table(rows, style)
+    total = sum(row["n_bytes"] for row in rows)
+    say(f"wrote {folder}: {total / 1e6:,.1f} MB")
 
 
 @command(short_help="Check the installation; what a bug report needs.")

@@ -9,7 +9,7 @@ import sklearn_cnnfeat
 from sklearn_cnnfeat._cli.classify import predict, search, why
 from sklearn_cnnfeat._cli.commands import Group
 from sklearn_cnnfeat._cli.features import extract, layers, models
-from sklearn_cnnfeat._cli.housekeeping import cache, completion, demo, doctor, weights
+from sklearn_cnnfeat._cli.housekeeping import cache, completion, demo, doctor, pack_folder, weights
 from sklearn_cnnfeat._cli.pictures import filters, maps
 from sklearn_cnnfeat._cli.running import run
 
@@ -50,6 +50,6 @@ for _command in (
     *(search, predict, why),
     *(extract, models, layers),
     *(maps, filters),
-    *(cache, weights, doctor, demo, completion),
+    *(cache, weights, pack_folder, doctor, demo, completion),
 ):
     program.add_command(_command)

@@ -1,0 +1,216 @@
+"""One folder for a machine without internet: published weights, and the wheels that it lacks."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import requires
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote, urlsplit
+
+import sklearn_cnnfeat
+from sklearn_cnnfeat._files import digest_of_file, write_whole
+from sklearn_cnnfeat._weights import pack_weights
+
+_DISTRIBUTION = "sklearn-cnnfeat"
+_LISTS = Path(__file__).parent / "targets"
+# The tags of wheels, by the second half of a target such as "cp312-manylinux".
+_PLATFORMS = {
+    "manylinux": tuple(
+        f"{name}_x86_64" for name in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
+    ),
+    "macos": ("macosx_14_0_arm64", "macosx_13_0_arm64", "macosx_12_0_arm64", "macosx_11_0_arm64"),
+    "windows": ("win_amd64",),
+}
+
+INSTALL_CELL = """\
+# Installs from the attached dataset, without internet, or else from the package index.
+from glob import glob
+
+wheels = glob("/kaggle/input/*/wheels") + glob("/kaggle/input/datasets/*/*/wheels")
+source = f"--no-index --find-links {wheels[0]}" if wheels else ""
+!pip install --quiet {source} sklearn-cnnfeat
+"""
+
+_README = """\
+# sklearn-cnnfeat without internet
+
+Made by `cnnfeat pack` for {target}. Upload this folder as a Kaggle dataset, attach it to a
+notebook, and begin the notebook with this cell, which is also in `install_cell.py`:
+
+```python
+{cell}```
+
+Elsewhere, type `pip install --no-index --find-links wheels sklearn-cnnfeat` in this folder, and set
+the environment variable `SKLEARN_CNNFEAT_WEIGHTS` to it.
+
+`wheels/` holds what {target} lacks, `weights/` the published weights, which are found
+automatically on Kaggle. `sha256sum --check SHA256SUMS` checks all files.
+
+| file | MB |
+| --- | --- |
+{table}
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of machine that wheels are chosen for."""
+
+    # In words.
+    name: str
+    # Such as "3.12"; None for the Python that runs this.
+    python: str | None = None
+    # pip's tags of platforms; none for this machine's.
+    platforms: tuple[str, ...] = ()
+    # What is installed there already: versions by name.
+    installed: dict = field(default_factory=dict)
+
+
+def image_names():
+    """Return the names of the notebook images whose installed packages are listed here."""
+    return sorted(path.stem for path in _LISTS.glob("*.txt"))
+
+
+def find_target(name=None):
+    """Return the target that a name stands for; None stands for machines like this one.
+
+    Names are ``kaggle``, ``colab``, and a Python with a platform, such as ``cp312-manylinux``.
+    """
+    if name is None:
+        return Target("machines like the one that made it")
+    if name in image_names():
+        text = (_LISTS / f"{name}.txt").read_text(encoding="utf-8")
+        installed = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.M))
+        python = re.search(r"Python (\d+\.\d+)", text)[1]
+        return Target(name.capitalize(), python, _PLATFORMS["manylinux"], installed)
+    known = re.fullmatch(rf"cp3(\d+)-({'|'.join(_PLATFORMS)})", name)
+    if known is None:
+        raise ValueError(
+            f"target={name!r} is neither {' nor '.join(image_names())} nor a Python and a platform "
+            f"such as cp312-manylinux; platforms are {', '.join(_PLATFORMS)}."
+        )
+    return Target(name, f"3.{known[1]}", _PLATFORMS[known[2]])
+
+
+def pack(folder, models, target=None, *, classifier=False, input_size=None):
+    """Write a folder with weights, wheels, checksums, an install cell and a README.
+
+    Return one dictionary per file: its name in the folder, its bytes and its SHA-256.
+    """
+    folder, target = Path(folder), find_target(target)
+    (folder / "wheels").mkdir(parents=True, exist_ok=True)
+    pack_weights(list(models), folder / "weights", classifier=classifier, input_size=input_size)
+    _pack_wheels(target, folder / "wheels")
+    paths = sorted(path for part in ("wheels", "weights") for path in (folder / part).iterdir())
+    rows = [
+        {
+            "file": path.relative_to(folder).as_posix(),
+            "n_bytes": path.stat().st_size,
+            "sha256": digest_of_file(str(path)),
+        }
+        for path in paths
+    ]
+    _describe(folder, target, rows)
+    return rows
+
+
+def _describe(folder, target, rows):
+    table = "\n".join(f"| `{row['file']}` | {row['n_bytes'] / 1e6:.1f} |" for row in rows)
+    texts = {
+        "SHA256SUMS": "".join(f"{row['sha256']}  {row['file']}\n" for row in rows),
+        "install_cell.py": INSTALL_CELL,
+        "README.md": _README.format(target=target.name, cell=INSTALL_CELL, table=table),
+    }
+    for name, text in texts.items():
+        write_whole(folder / name, [text.encode()])
+
+
+# --- wheels ---------------------------------------------------------------------------------------
+
+
+def _pack_wheels(target, folder):
+    """Fill a folder with the wheels that a target lacks; those of earlier calls go."""
+    with TemporaryDirectory(prefix="cnnfeat-") as temporary:
+        temporary = Path(temporary)
+        own = _own_wheel(temporary)
+        wanted = _resolve(own, target, temporary)
+        fresh = temporary / "wheels"
+        fresh.mkdir()
+        if wanted:
+            _pip("download", "--no-deps", *_tags(target), "--dest", fresh, *wanted)
+        shutil.copy(own, fresh)
+        for old in folder.glob("*.whl"):
+            old.unlink()
+        for wheel in fresh.iterdir():
+            shutil.move(wheel, folder)
+
+
+def _own_wheel(folder):
+    """Return a wheel of this package: built from its checkout, or from the package index."""
+    checkout = Path(sklearn_cnnfeat.__file__).parents[1]
+    is_checkout = (checkout / "pyproject.toml").is_file()
+    source = str(checkout) if is_checkout else f"{_DISTRIBUTION}=={sklearn_cnnfeat.__version__}"
+    _pip("wheel", "--no-deps", "--wheel-dir", folder, source)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def _resolve(own, target, folder):
+    """Return the addresses of what this package needs and the target does not hold."""
+    constraints, report = folder / "constraints.txt", folder / "report.json"
+    constraints.write_text("\n".join(_constraints(target.installed)), encoding="utf-8")
+    _pip(
+        *("install", "--dry-run", "--ignore-installed", "--report", report),
+        *(*_tags(target), "--target", folder / "nowhere"),
+        *("--constraint", constraints, own),
+    )
+    addresses = []
+    for item in json.loads(report.read_text(encoding="utf-8"))["install"]:
+        name, version = item["metadata"]["name"], item["metadata"]["version"]
+        is_there = target.installed.get(_normal(name)) == version
+        if not is_there and _normal(name) != _DISTRIBUTION:
+            addresses.append(item["download_info"]["url"])
+    return sorted(addresses, key=lambda address: unquote(urlsplit(address).path.rpartition("/")[2]))
+
+
+def _constraints(installed):
+    """Return pins of what is installed, except what this package needs in another version."""
+    from packaging.requirements import Requirement
+
+    needs = {}
+    for line in requires(_DISTRIBUTION) or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            needs[_normal(requirement.name)] = requirement.specifier
+    return [
+        f"{name}=={version}"
+        for name, version in installed.items()
+        if name not in needs or needs[name].contains(version, prereleases=True)
+    ]
+
+
+def _normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _tags(target):
+    if target.python is None:
+        return ["--only-binary", ":all:"]
+    platforms = [part for tag in target.platforms for part in ("--platform", tag)]
+    return [*("--only-binary", ":all:", "--python-version", target.python), *platforms]
+
+
+def _pip(*arguments):
+    command = [sys.executable, "-m", "pip", *map(str, arguments)]
+    done = subprocess.run(
+        [*command, "--quiet", "--disable-pip-version-check"], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(
+            f"pip {arguments[0]} failed: {done.stderr.strip() or done.stdout.strip()}\n"
+            "Packing needs pip and the package index: run it where there is internet."
+        )

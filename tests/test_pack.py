@@ -1,0 +1,154 @@
+"""``cnnfeat pack``: weights and the wheels that a target lacks, chosen by pip from a folder."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sklearn_cnnfeat._cli import main, packing
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "dependencies"
+]
+
+
+def make_wheel(folder, name, version, needs=()):
+    """Write a wheel without modules, as pip takes it."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    path = folder / f"{stem}-py3-none-any.whl"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += "".join(f"Requires-Dist: {need}\n" for need in needs)
+    wheel = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{stem}.dist-info/METADATA", metadata)
+        archive.writestr(f"{stem}.dist-info/WHEEL", wheel)
+        archive.writestr(f"{stem}.dist-info/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """Give pip a folder for its index: what Kaggle holds, and newer versions of some."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    installed = packing.find_target("kaggle").installed
+    for name, version in installed.items():
+        make_wheel(folder, name, version)
+    make_wheel(folder, "numpy", "9.0")
+    make_wheel(folder, "keras", "3.15.1", ["numpy"])
+    make_wheel(folder, "openvino", "2026.4.1", ["numpy<3", "openvino-telemetry"])
+    make_wheel(folder, "openvino-telemetry", "2025.2.0")
+    for line in DEPENDENCIES:  # of other parts of this package
+        name, version = re.match(r"([\w-]+)>=([\w.]+)", line).groups()
+        if name not in {*installed, "keras", "openvino"}:
+            make_wheel(folder, name, version)
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setattr(
+        packing,
+        "_own_wheel",
+        lambda folder: make_wheel(folder, "sklearn-cnnfeat", "1.2.3", DEPENDENCIES),
+    )
+    return folder
+
+
+def names_of(folder):
+    return {path.name.split("-")[0] for path in (folder / "wheels").iterdir()}
+
+
+def test_pack_for_kaggle(index, tmp_path, imagenet_home, capfd):
+    """Only what the image lacks goes along, in versions that leave the rest as it is."""
+    folder = tmp_path / "my-dataset"
+    code = main(["pack", str(folder), "--models", "mobilenet", "--target", "kaggle"])
+    printed, messages = capfd.readouterr()
+    assert code == 0, messages
+    extra = names_of(folder) - {"keras", "openvino", "openvino_telemetry", "sklearn_cnnfeat"}
+    assert not extra & {name.replace("-", "_") for name in packing.find_target("kaggle").installed}
+    assert {"keras", "openvino", "openvino_telemetry", "sklearn_cnnfeat"} <= names_of(folder)
+    assert (folder / "weights" / "mobilenet_1_0_224_tf_no_top.h5").exists()
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert len(printed.splitlines()) == 1 + len(
+        [*folder.glob("wheels/*"), *folder.glob("weights/*")]
+    )
+    assert (folder / "install_cell.py").read_text() in (folder / "README.md").read_text()
+    assert f"wrote {folder}" in messages
+
+
+def test_packed_wheels_install_without_an_index(index, tmp_path, imagenet_home, monkeypatch):
+    """On a machine with Kaggle's packages, the folder is all that pip needs."""
+    target = packing.find_target("kaggle")
+    packing.pack(tmp_path / "packed", ["mobilenet"], "kaggle")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "packed" / "wheels"))
+    there = tmp_path / "there"
+    there.mkdir()
+    for path in index.iterdir():
+        name, version, *_ = path.name.split("-")
+        if target.installed.get(name.replace("_", "-")) == version:
+            shutil.copy(path, there)
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{there} {tmp_path / 'packed' / 'wheels'}")
+    packing._pip(
+        *("install", "--dry-run", "--ignore-installed", *packing._tags(target)),
+        *("--target", tmp_path / "nowhere", "sklearn-cnnfeat"),
+    )
+
+
+def test_pack_again_leaves_no_old_wheels(index, tmp_path, imagenet_home):
+    packing.pack(tmp_path / "packed", ["mobilenet"], "kaggle")
+    make_wheel(tmp_path / "packed" / "wheels", "keras", "3.15.0")
+    packing.pack(tmp_path / "packed", ["mobilenet"], "kaggle")
+    assert not list((tmp_path / "packed" / "wheels").glob("keras-3.15.0*"))
+    everything = packing.pack(tmp_path / "all", ["mobilenet"], "cp312-manylinux")
+    assert any("tensorflow" in row["file"] for row in everything)
+
+
+def test_pack_without_an_index_says_so(index, tmp_path, imagenet_home, capfd):
+    shutil.rmtree(index)
+    code = main(["pack", str(tmp_path / "packed"), "--models", "mobilenet", "--target", "kaggle"])
+    messages = capfd.readouterr().err
+    assert code == 1
+    assert "run it where there is internet" in messages
+    assert "Traceback" not in messages
+
+
+@pytest.mark.parametrize("target", ["azure", "cp312-beos", "cp2-manylinux"])
+def test_unknown_target(target, tmp_path, capfd):
+    code = main(["pack", str(tmp_path / "packed"), "--models", "vgg16", "--target", target])
+    messages = capfd.readouterr().err
+    assert code == 1
+    assert target in messages and "kaggle" in messages and "cp312-manylinux" in messages
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize("name", packing.image_names())
+def test_lists_of_images_are_dated_and_complete(name):
+    text = (Path(packing.__file__).parent / "targets" / f"{name}.txt").read_text()
+    assert re.search(r"Python 3\.\d+, \w+ 20\d\d\.", text), "a list without its date"
+    target = packing.find_target(name)
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(target.installed) == len(lines) > 50
+
+
+def test_install_cell_is_shell_and_python(tmp_path):
+    """The cell chooses the attached dataset where there is one, in each of Kaggle's mounts."""
+    for mount in ("input/my-dataset", "input/datasets/somebody/my-dataset"):
+        wheels = tmp_path / mount.replace("/", "-") / mount / "wheels"
+        wheels.mkdir(parents=True)
+        root = wheels.parents[len(Path(mount).parts)]
+        code = packing.INSTALL_CELL.replace("/kaggle/input", str(root / "input"))
+        code = re.sub(r"^!(.*)$", r'print(f"\1")', code, flags=re.M)
+        done = subprocess.run(["python3", "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [
+            *("pip", "install", "--quiet", "--no-index", "--find-links", str(wheels)),
+            "sklearn-cnnfeat",
+        ]
