@@ -242,6 +242,7 @@ def test_commands_of_the_readme_on_photographs(assets, tmp_path, monkeypatch):
     assert_is_picture(tmp_path / "why.png")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="written for a POSIX shell")
 def test_commands_of_the_page_of_the_command_line(assets, tmp_path, monkeypatch):
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "home"))

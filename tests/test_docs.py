@@ -42,8 +42,16 @@ def python_blocks(page):
     return [(m[2], m[3] or None) for m in BLOCK.finditer(text_of(page)) if m[1] == "python"]
 
 
+# Run with every change; the others are slow.
+SAMPLE = "getting_started.md"
+
+
 def with_code(pages):
-    return [pytest.param(page, id=page.name) for page in pages if python_blocks(page)]
+    return [
+        pytest.param(page, id=page.name, marks=() if page.name == SAMPLE else (pytest.mark.slow,))
+        for page in pages
+        if python_blocks(page)
+    ]
 
 
 @pytest.fixture(scope="module")

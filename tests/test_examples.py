@@ -114,7 +114,17 @@ def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("plot_*.py")} == set(EXPECTED)
 
 
-@pytest.mark.parametrize("script", EXPECTED)
+# Run with every change; the others are slow.
+SAMPLE = "plot_own_network.py"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        script if script == SAMPLE else pytest.param(script, marks=pytest.mark.slow)
+        for script in EXPECTED
+    ],
+)
 def test_example(script, assets, tmp_path):
     shutil.copytree(assets / "photos", tmp_path / "photos")
     check_example(script, EXPECTED[script], tmp_path, KERAS_HOME=str(assets / "keras_home"))
@@ -129,6 +139,7 @@ def test_photographs_of_the_gallery(tmp_path):
     assert not list((tmp_path / "photos").rglob("*.jpg"))
 
 
+@pytest.mark.slow
 def test_demo(tmp_path):
     printed = run(
         [str(EXAMPLES / "demo.py"), "pictures"], tmp_path, KERAS_HOME=str(tmp_path / "keras")

@@ -1,11 +1,14 @@
 """Model files from strangers: looked into before Keras, refused if they could do more."""
 
+import io
+import json
 import os
 import pickle
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import fuzz
 import keras
@@ -16,6 +19,7 @@ from make_bad_models import (
     archive,
     good_models,
     layer,
+    legacy,
     make_bad_models,
     network,
     weights,
@@ -306,6 +310,77 @@ def test_faults_of_keras_are_told_by_their_cause(tmp_path):
             CNNFeatureTransformer(path, "last").fit(X)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 450 + len(str(path))
+
+
+def keras_2_archive():
+    """Return the bytes of a Functional model with standard layers, as Keras 2.13 wrote it."""
+    start = layer("InputLayer", {"batch_input_shape": [None, 12, 12, 3], "name": "input"})
+    conv = network()["config"]["layers"][1]
+    for own in (start, conv):
+        own["name"] = own["config"]["name"]
+    start["inbound_nodes"], conv["inbound_nodes"] = [], [[["input", 0, 0, {}]]]
+    config = {
+        "name": "model",
+        "layers": [start, conv],
+        "input_layers": [["input", 0, 0]],
+        "output_layers": [["conv", 0, 0]],
+    }
+    config = layer("Functional", config, "keras.src.engine.functional", "Functional")
+    return archive(config)
+
+
+def repacked(data, version):
+    """Return an archive with another version of Keras in its metadata."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            text = json.dumps({"keras_version": version}) if name == "metadata.json" else None
+            new.writestr(name, old.read(name) if text is None else text)
+    return buffer.getvalue()
+
+
+def test_standard_layers_of_keras_2_are_not_dangerous(tmp_path):
+    """What Keras 3 cannot load is told by its version, with what to do about it."""
+    path = tmp_path / "old.keras"
+    path.write_bytes(repacked(keras_2_archive(), "2.13.1"))
+    inspect_file(path)
+    with pytest.raises(ModelFileError, match=r"saved by Keras 2\.13\.1, .*tf_keras") as caught:
+        CNNFeatureTransformer(path, "last").fit(X)
+    assert not isinstance(caught.value, UntrustedModelError)
+    # The same place does not let through what is not on the list.
+    config = network(layer("Lambda", {"name": "own"}, "keras.src.engine.functional"))
+    path.write_bytes(archive(config))
+    with pytest.raises(UntrustedModelError, match="Lambda"):
+        inspect_file(path)
+
+
+def test_files_of_an_earlier_keras_3_say_what_to_do(tmp_path):
+    path = tmp_path / "old.keras"
+    path.write_bytes(repacked(archive(changed(filters="x")), "3.2.0"))
+    with pytest.raises(
+        ModelFileError, match=r"saved by Keras 3\.2\.0, .*pip install keras==3\.2\.0"
+    ):
+        CNNFeatureTransformer(path, "last").fit(X)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.keras", legacy(network()), "it is an HDF5 file .* rename it to end with .h5"),
+        ("model.h5", archive(network()), "it is a .keras archive .* rename it to end with .keras"),
+        (
+            "model.keras",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+            "it is a Git LFS pointer, .* 'git lfs pull'",
+        ),
+        ("model.h5", b"\n<!DOCTYPE html><title>404</title>", "it is a web page"),
+    ],
+)
+def test_odd_files_are_called_what_they_are(name, content, said, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=f"{re.escape(name)}.* is no Keras model: {said}"):
+        CNNFeatureTransformer(path, "last").fit(X)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes and devices are no files there")

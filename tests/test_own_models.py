@@ -788,6 +788,8 @@ def test_files_that_are_no_models(suffix, content, tmp_path):
     message = f"{str(path)!r} is no Keras model: it begins with {content[:8]!r}"
     if content.startswith(b"PK") and suffix == ".keras":
         message = f"{str(path)!r} cannot be read as a Keras model"
+    elif content.startswith(b"PK"):
+        message = "it is a .keras archive or another ZIP file with the suffix of an HDF5 file"
     with pytest.raises(ValueError, match=re.escape(message)):
         CNNFeatureTransformer(path, "last").fit(pictures(2, 12, 12))
 

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import sys
-import time
 
 import joblib
 import numpy as np
@@ -105,14 +104,11 @@ def test_clone_shares_the_model_and_nothing_fitted(model, digits):
     assert copied.layer is not layers_
 
 
-def test_clone_is_cheap():
+def test_clone_copies_no_network():
     inputs = keras.Input((8, 8, 3))
     large = keras.Model(inputs, layers.Dense(40_000)(layers.Flatten()(inputs)))
     search = make_pipeline(CNNFeatureTransformer(large, "last"), SVC())
-    start = time.perf_counter()
-    copies = [clone(search) for _ in range(100)]
-    assert time.perf_counter() - start < 2
-    assert all(copied[0].model is large for copied in copies)
+    assert clone(search)[0].model is large
 
 
 def test_clone_of_a_subclass_is_one(model):

@@ -156,7 +156,9 @@ def test_the_error_tells_where_it_looked(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"<html>404</html>", r"it is no HDF5 file, it begins with b'<html>40'"),
+        (b"<html>404</html>", r"it is a web page, probably saved in place of the file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"it is a Git LFS pointer"),
+        (b"no weights at all", r"it is no HDF5 file, it begins with b'no weigh'"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), r"its MD5 is \w{32}, that of Keras' file 6d6bbae143d8"),
     ],
 )

@@ -3,7 +3,6 @@
 import importlib.util
 import math
 import os
-import re
 import sys
 import threading
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from sklearn_cnnfeat._files import digest_of_file
+from sklearn_cnnfeat._network.file_kinds import version_advice
 from sklearn_cnnfeat._network.model_files import cause_of, inspected_copy, saved_by
 from sklearn_cnnfeat._network.random_weights import draw
 from sklearn_cnnfeat._network.runtime import import_openvino
@@ -90,19 +90,12 @@ def _load_file(path, digest, trusted):
             problem = cause_of(error)
             if "File not found" in str(error):
                 problem = "the archive is damaged or cut off."
-            elif (version := saved_by(readable)) and _is_newer(version, keras.__version__):
-                problem = (
-                    f"{problem.rstrip('.')}. It was saved by Keras {version}, and this is Keras "
-                    f"{keras.__version__}: pip install --upgrade keras may help."
-                )
+            elif (version := saved_by(readable)) not in (None, keras.__version__):
+                advice = version_advice(version, keras.__version__)
+                problem = f"{problem.rstrip('.')}. {advice}"
             raise ModelFileError(
                 f"{path!r} cannot be read as a Keras model (.keras or .h5): {problem}"
             ) from error
-
-
-def _is_newer(version, other):
-    numbers = [[int(n) for n in re.findall(r"\d+", text)[:3]] for text in (version, other)]
-    return numbers[0] > numbers[1]
 
 
 @lru_cache(maxsize=1)

@@ -21,6 +21,7 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+from sklearn_cnnfeat._network.file_kinds import other_kind
 from sklearn_cnnfeat.exceptions import ModelFileError, UntrustedModelError
 
 # Raised whenever something more is refused: what passed an older version is inspected again.
@@ -105,6 +106,8 @@ _ROOMS = (
     "activations constraints dtype_policies initializers layers models quantizers random "
     "regularizers"
 ).split()
+# Where Keras 2 had them; Keras 3 does not find them there, and imports nothing else instead.
+_OLD_ROOMS = ("engine", "mixed_precision")
 _OPERATIONS = {f"keras.src.ops.{room}" for room in ("image", "linalg", "math", "nn", "numpy")}
 _CORE_OPERATIONS = {
     *("Cast", "ConvertToTensor", "SaturateCast", "Scatter", "ScatterUpdate", "Slice"),
@@ -277,7 +280,7 @@ def inspect_stream(file, name, what="model"):
     Whatever the libraries that read it raise comes through. Returned is the configuration that
     Keras is to be given in place of the one in the file, None for that itself.
     """
-    begin = file.read(8)
+    begin = file.read(64)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if not name.endswith(_SUFFIXES):
@@ -285,7 +288,8 @@ def inspect_stream(file, name, what="model"):
     is_archive = name.endswith(".keras")
     if not begin.startswith(b"PK\x03\x04" if is_archive else b"\x89HDF"):
         kind = "no Keras model" if what == "model" else "no file of weights"
-        raise ModelFileError(f"{name!r} is {kind}: it begins with {begin!r}.")
+        found = other_kind(begin, Path(name).suffix) or f"it begins with {begin[:8]!r}"
+        raise ModelFileError(f"{name!r} is {kind}: {found}.")
     if is_archive:
         return _inspect_archive(file, what)
     config = _inspect_hdf5(file, size)
@@ -739,4 +743,4 @@ def _is_own(module):
     parts = module.split(".")
     own = parts[0] == "keras" and all(part.isidentifier() for part in parts)
     parts = parts[2:] if parts[1:2] == ["src"] else parts[1:]
-    return own and bool(parts) and parts[0] in (*_ROOMS, "applications")
+    return own and bool(parts) and parts[0] in (*_ROOMS, *_OLD_ROOMS, "applications")

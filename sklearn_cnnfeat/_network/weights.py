@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sklearn_cnnfeat._files import digest_of_file
+from sklearn_cnnfeat._network.file_kinds import other_kind
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
@@ -123,9 +124,9 @@ def check_weights(path):
 @lru_cache(maxsize=64)
 def _check(path, _size, _modified):
     with open(path, "rb") as file:
-        begin = file.read(8)
-    if begin != b"\x89HDF\r\n\x1a\n":
-        return f"it is no HDF5 file, it begins with {begin!r}"
+        begin = file.read(64)
+    if not begin.startswith(b"\x89HDF\r\n\x1a\n"):
+        return other_kind(begin, path.suffix) or f"it is no HDF5 file, it begins with {begin[:8]!r}"
     expected = DIGESTS.get(path.name)
     if expected is not None:
         algorithm = "sha256" if len(expected) == 64 else "md5"
