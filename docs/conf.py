@@ -1,13 +1,14 @@
 """How Sphinx builds the site: ``python -m sphinx -W --keep-going docs docs/_build``.
 
 The gallery runs the scripts of ``examples/`` with the photographs that ``CNNFEAT_EXAMPLE_PHOTOS``
-names, or else with pieces of scikit-learn's. Only the weights of MobileNet come over the internet,
-where they are not on this machine yet (``KERAS_HOME``).
+names, or else with a small set that is downloaded once. The weights of MobileNet are downloaded
+where they are not on this machine yet (``KERAS_HOME``). ``-D plot_gallery=0`` needs neither.
 """
 
 import os
 import re
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -20,10 +21,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from tempfile import TemporaryDirectory
+
 from gallery_photos import put_photos
+from sphinx.errors import ExtensionError
 
 import sklearn_cnnfeat
 from sklearn_cnnfeat._cli.options import Many
+from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
 warnings.filterwarnings("ignore", message="Matplotlib is currently using agg")
 
@@ -32,6 +37,8 @@ warnings.filterwarnings("ignore", message="Matplotlib is currently using agg")
 project = "sklearn-cnnfeat"
 author = "The sklearn-cnnfeat developers"
 copyright = author
+with open(DOCS.parent / "pyproject.toml", "rb") as file:
+    ADDRESSES = tomllib.load(file)["project"]["urls"]
 release = sklearn_cnnfeat.__version__
 version = release.split("+")[0]
 
@@ -109,8 +116,23 @@ class ByStory:
         return f"<{type(self).__name__}>"
 
 
-# Scripts run in their own folder.
-put_photos(DOCS.parent / "examples" / "photos", os.environ.get("CNNFEAT_EXAMPLE_PHOTOS"))
+def prepare_gallery(app, config):
+    """Put photographs where scripts run, and weights where they are found."""
+    if str(config.plot_gallery).lower() in ("0", "false"):
+        return
+    try:
+        put_photos(DOCS.parent / "examples" / "photos", os.environ.get("CNNFEAT_EXAMPLE_PHOTOS"))
+        with TemporaryDirectory() as folder:  # Keras keeps what it downloads
+            sklearn_cnnfeat.pack_weights("mobilenet", folder)
+    except RuntimeError as error:
+        raise ExtensionError(str(error)) from error
+    except WeightsNotFoundError as error:
+        raise ExtensionError(
+            "The gallery needs the published weights of MobileNet, which are not on this machine "
+            "and cannot be downloaded: set KERAS_HOME or SKLEARN_CNNFEAT_WEIGHTS, or build with "
+            "-D plot_gallery=0."
+        ) from error
+
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
@@ -140,6 +162,7 @@ html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
+    "github_url": ADDRESSES["Source"],
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "header_links_before_dropdown": 6,
@@ -197,6 +220,7 @@ def write_options(app, ctx, lines):
 
 def setup(app):
     """Register what is above with Sphinx."""
+    app.connect("config-inited", prepare_gallery, priority=900)
     app.connect("autodoc-process-docstring", drop_references)
     app.connect("sphinx-click-process-description", show_examples_as_code)
     app.connect("sphinx-click-process-options", write_options)

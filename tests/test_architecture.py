@@ -19,7 +19,7 @@ MODULES = {
 }
 # Library -> the modules, or folders of modules, that may import it, each inside a function.
 ROOMS = {
-    "keras": {"_network/keras_models.py"},
+    "keras": {"_demo.py", "_network/keras_models.py"},  # the demo is a user's script
     "tensorflow": {"_network/keras_tensorflow.py"},
     "openvino": {
         "_network/engines/ncnn_translation.py",
@@ -30,7 +30,7 @@ ROOMS = {
     "timm": {"_network/timm_models.py"},
     "huggingface_hub": {"_network/timm_models.py"},
     "nncf": {"_network/quantize.py"},
-    "matplotlib": {"_demo.py", "_inspection/drawing.py"},
+    "matplotlib": {"_inspection/drawing.py"},
     "PIL": {
         "_images/decode.py",
         "_images/formats.py",

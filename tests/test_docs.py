@@ -254,6 +254,9 @@ def test_tables_hold_the_numbers_of_the_file(tmp_path):
         (
             "networks",
             ["", "", "rate", "peak MB"],
-            [["vgg16", "ours", "12.3 (11.0 - 1,234)", "700"], ["vgg16", "loop", "0.0019", ""]],
+            [
+                ["vgg16", "sklearn-cnnfeat", "12.3 (11.0 - 1,234)", "700"],
+                ["vgg16", "predict, one image at a time", "0.0019", ""],
+            ],
         ),
     ]

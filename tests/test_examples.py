@@ -1,10 +1,13 @@
 """Each example runs to its end in a process of its own, prints its numbers and draws."""
 
+import hashlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -131,12 +134,32 @@ def test_example(script, assets, tmp_path):
 
 
 def test_photographs_of_the_gallery(tmp_path):
-    put_photos(tmp_path / "photos")
-    photos = load_image_folder(tmp_path / "photos")
-    assert list(photos.target_names) == ["china", "flower"]
-    assert len(photos.data) == 50
-    put_photos(tmp_path / "photos", EXAMPLES / "notebooks")
-    assert not list((tmp_path / "photos").rglob("*.jpg"))
+    """They are downloaded once, checked, and missed loudly."""
+    picture = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(picture, "JPEG")
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in (*("test/healthy/1.jpg", "test/bean_rust/2.jpg"), "test/other/3.jpg", "x.txt"):
+            file.writestr(name, picture.getvalue())
+    kept = {
+        "cache": tmp_path / "cache",
+        "address": archive.as_uri(),
+        "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+    }
+    put_photos(tmp_path / "photos", **kept)
+    assert list(load_image_folder(tmp_path / "photos").target_names) == ["bean_rust", "healthy"]
+    archive.unlink()
+    put_photos(tmp_path / "photos", **kept)
+    assert len(load_image_folder(tmp_path / "photos").data) == 2
+    put_photos(tmp_path / "copy", tmp_path / "photos")
+    assert len(load_image_folder(tmp_path / "copy").data) == 2
+    with pytest.raises(RuntimeError, match=r"needs photographs, .* CNNFEAT_EXAMPLE_PHOTOS"):
+        put_photos(tmp_path / "photos", **kept | {"cache": tmp_path / "other"})
+    archive.write_bytes(b"something else")
+    with pytest.raises(RuntimeError, match="it is not the set"):
+        put_photos(tmp_path / "photos", **kept | {"cache": tmp_path / "other"})
+    with pytest.raises(RuntimeError, match="no JPEG files in one subfolder per class"):
+        put_photos(tmp_path / "photos", EXAMPLES / "notebooks")
 
 
 @pytest.mark.slow
@@ -147,15 +170,11 @@ def test_demo(tmp_path):
     check_pictures(list((tmp_path / "pictures").glob("*.png")), 3)
     best = re.search(r"Best: .*: (\S+) % right; raw pixels: (\S+) %", printed)
     assert float(best[1]) > float(best[2]) + 3, "features should beat pixels clearly"
-    assert "vgg16 with random weights" in printed
-    assert 'CNNFeatureTransformer(model="vgg16", layer="block5_pool")' in printed
+    assert "cnnfeat search photos/ --model vgg16" in printed
 
 
-def test_demo_uses_weights_that_are_there(tmp_path, assets):
-    code = (
-        f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); "
-        "import demo; demo.draw_photos('photos.png')"
-    )
-    printed = run(["-c", code], tmp_path, KERAS_HOME=str(assets / "keras_home"))
-    assert printed.startswith("mobilenet with ImageNet weights")
-    check_pictures([tmp_path / "photos.png"], 1)
+def test_the_demo_of_the_command_line_is_the_example():
+    """A wheel holds no examples, so the text is in two places."""
+    from sklearn_cnnfeat import _demo
+
+    assert Path(_demo.__file__).read_text() == (EXAMPLES / "demo.py").read_text()

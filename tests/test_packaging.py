@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = SETTINGS["project"]
 # What the archives of these tests are called.
 VERSION = "7.8.9"
 HEAVY = ["tensorflow", "keras", "openvino", "nncf", "matplotlib", "polars"]
@@ -55,7 +57,8 @@ def archives(tmp_path_factory):
 def modules():
     """Return the package's files, relative to the root of the tree."""
     # The stub too: the public names are read from it.
-    paths = [*ROOT.glob("sklearn_cnnfeat/**/*.py"), *ROOT.glob("sklearn_cnnfeat/**/*.pyi")]
+    patterns = ("*.py", "*.pyi", "*.txt", "py.typed")
+    paths = [path for pattern in patterns for path in ROOT.glob(f"sklearn_cnnfeat/**/{pattern}")]
     return {path.relative_to(ROOT).as_posix() for path in paths}
 
 
@@ -95,6 +98,7 @@ def test_source_archive_holds_tests_and_examples(archives):
         "examples/notebooks/*",
         "docs/*.md",
         "tools/*.py",
+        "conda/*",
     ):
         wanted |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
     wanted |= {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml"}
@@ -137,11 +141,71 @@ def test_version_is_that_of_the_installed_package(archives, tmp_path):
     assert python("-c", code, cwd=tmp_path).strip() == VERSION
 
 
+def dependencies():
+    """Return the requirement of each dependency without its marker, by name."""
+    lines = [line.partition(";")[0].strip() for line in PROJECT["dependencies"]]
+    return {re.match(r"[\w-]+", line)[0]: line for line in lines}
+
+
+def test_the_list_without_tensorflow_is_that_of_the_package():
+    text = (ROOT / "sklearn_cnnfeat" / "no-tensorflow.txt").read_text(encoding="utf-8")
+    listed = [line for line in text.splitlines() if not line.startswith("#")]
+    expected = [line for line in PROJECT["dependencies"] if not line.startswith("tensorflow")]
+    assert listed == expected
+
+
+def test_classifiers_and_requires_python_agree():
+    versions = [
+        line.rpartition(" ")[2]
+        for line in PROJECT["classifiers"]
+        if re.fullmatch(r"Programming Language :: Python :: 3\.\d+", line)
+    ]
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    assert SETTINGS["tool"]["ruff"]["target-version"] == f"py{versions[0].replace('.', '')}"
+    minors = [int(version.partition(".")[2]) for version in versions]
+    assert minors == list(range(minors[0], minors[-1] + 1))
+
+
+def test_the_conda_recipe_needs_what_the_package_needs():
+    recipe = pytest.importorskip("yaml").safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    run = {line.split(" ")[0]: line.replace(" ", "") for line in recipe["requirements"]["run"]}
+    assert recipe["context"]["python_min"] == PROJECT["requires-python"].removeprefix(">=")
+    del run["python"]
+    optional = {line.replace(" ", "") for line in recipe["requirements"]["run_constraints"]}
+    assert {*run.values(), *optional} == set(dependencies().values())
+    assert [line.partition(">=")[0] for line in optional] == ["tensorflow"]
+    host = {line.replace(" ", "") for line in recipe["requirements"]["host"]}
+    assert set(SETTINGS["build-system"]["requires"]) <= host
+    assert recipe["build"]["python"]["entry_points"] == [
+        f"{name} = {function}" for name, function in PROJECT["scripts"].items()
+    ]
+
+
+def test_addresses_of_the_repository_are_the_ones_of_the_package():
+    """One constant: pages, notebooks and the recipe name the repository of `pyproject.toml`."""
+    source, documentation = PROJECT["urls"]["Source"], PROJECT["urls"]["Documentation"]
+    own = source.removeprefix("https://github.com/")
+    pages = [ROOT / "README.md", ROOT / "CITATION.cff", ROOT / "conda" / "recipe.yaml"]
+    pages += [*ROOT.glob("docs/*.md"), *ROOT.glob("examples/notebooks/*.ipynb")]
+    found = 0
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for address in re.findall(
+            r"(?:github\.com|colab\.\S+?/github|codecov\.io/gh)/([\w./-]+)", text
+        ):
+            if "cnnfeat" in address:
+                found += 1
+                assert re.match(rf"{re.escape(own)}(/|$)", address), (page.name, address)
+        for address in re.findall(r"https://sklearn-cnnfeat\.\S*?(?=[/\s\")]|$)", text):
+            assert address == documentation, (page.name, address)
+    assert found > 8
+    assert all(address.startswith((source, documentation)) for address in PROJECT["urls"].values())
+
+
 def test_version_is_written_nowhere_else():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "version" in settings["project"]["dynamic"]
+    assert "version" in PROJECT["dynamic"]
     # What a copy of the tree without git is called.
-    fallback = settings["tool"]["setuptools_scm"]["fallback_version"]
+    fallback = SETTINGS["tool"]["setuptools_scm"]["fallback_version"]
     for path in [*ROOT.glob("*.cfg"), *ROOT.glob("*.cff"), *ROOT.glob("sklearn_cnnfeat/**/*.py*")]:
         if path.suffix != ".pyc":
             assert fallback not in path.read_text(encoding="utf-8"), path

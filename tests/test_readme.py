@@ -14,7 +14,7 @@ from sklearn_cnnfeat._network.zoo import find_architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAIN_EXAMPLE, LOOP, PACKING = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+QUICK, MAIN_EXAMPLE, LOOP, PACKING = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
 
 # The README is about VGG16. The weights that are here without a download are MobileNet's.
 MOBILENET = {
@@ -54,6 +54,12 @@ def run(tmp_path, assets):
         return done.stdout
 
     return run
+
+
+def test_first_lines_print_what_the_page_says(run):
+    """With MobileNet, whose last layer has 1,024 channels, and 2 x 8 photographs."""
+    printed = run(QUICK, photos_per_class=8)
+    assert printed == "(16, 1024) ['conv_dw_13_relu_c0' 'conv_dw_13_relu_c1']\n"
 
 
 def test_main_example_finds_the_best_layer(run):
@@ -121,7 +127,7 @@ def test_ci_installs_and_tests_as_the_readme_says():
     assert commands == ["-m pytest"]
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert '/python" -m pytest\n' in script
-    assert 'install --quiet ".[test]"\n' in script
+    assert 'install --quiet ".[docs,test]"\n' in script
 
 
 def _agrees(text, value):

@@ -52,8 +52,10 @@ def tabulate(results):
         title, *labels = keys or ("",)
         tables.setdefault((title, len(labels)), []).append((labels, record))
     return [
-        (title.replace("_", " "), *_table(n_labels, entries))
+        (title.replace("_", " "), header, rows)
         for (title, n_labels), entries in tables.items()
+        for header, rows in [_table(n_labels, entries)]
+        if any(header)
     ]
 
 
@@ -125,15 +127,37 @@ def _table(n_labels, entries):
     columns = [key for key in columns if any(_shown(record.get(key)) for _, record in entries)]
     header = [""] * n_labels + [_label(key) for key in columns]
     rows = [
-        [*labels, *(_shown(record.get(key)) for key in columns)]
+        [*(_LABELS.get(label, label) for label in labels), *_cells(record, columns)]
         for labels, record in entries[:_MOST_ROWS]
     ]
     return header, rows
 
 
+# What the keys of the files are called for readers, where a unit or more than the words is missing.
+_LABELS = {
+    "ours": "sklearn-cnnfeat",
+    "ours_bfloat16": "sklearn-cnnfeat, bfloat16",
+    "ours_int8": "sklearn-cnnfeat, int8",
+    "loop": "predict, one image at a time",
+    "predict_batches": "predict, batches of 32",
+    "frozen": "TensorFlow, frozen graph",
+    "median": "images/s",
+    "low": "images/s, lowest",
+    "high": "images/s, highest",
+    "difference": "largest relative difference",
+    "set_up_seconds": "set-up, seconds",
+    "warm_up_seconds": "warm-up, seconds",
+    "peak_rss_mb": "peak memory, MB",
+}
+
+
 def _label(key):
-    units = {"mb": "MB", "gb": "GB", "rss": "RSS"}
-    return " ".join(units.get(word, word) for word in key.split("_"))
+    units = {"mb": "MB", "gb": "GB", "rss": "RSS", "gflop": "GFLOP", "gflops": "GFLOP/s"}
+    return _LABELS.get(key) or " ".join(units.get(word, word) for word in key.split("_"))
+
+
+def _cells(record, columns):
+    return [_shown(record.get(key)) for key in columns]
 
 
 def _shown(value):
@@ -164,6 +188,9 @@ def setup(app):
     from docutils import nodes
     from docutils.parsers.rst import Directive
 
+    def fold(html):
+        return nodes.raw("", html, format="html")
+
     def paragraph(text):
         made = nodes.paragraph(text)
         for i, part in enumerate(text.split("`")):
@@ -188,7 +215,7 @@ def setup(app):
         required_arguments = 1
 
         def run(self):
-            """Return the description, the machine, the tables and the picture."""
+            """Return the description, the picture, and the figures folded away below it."""
             (name,) = self.arguments
             env = self.state.document.settings.env
             env.note_dependency(str(BENCHMARKS / "results" / f"{name}.json"))
@@ -201,20 +228,22 @@ def setup(app):
                     f"python benchmarks/{name}.py writes it."
                 )
                 return [*made, missing]
-            machine, packages = describe_machine(results.get("machine", {}))
-            made += [paragraph(f"Machine: {machine}."), paragraph(f"Versions: {packages}.")]
-            for title, header, rows in tables_of(name, results):
-                made += [nodes.rubric(title, title), make_table(header, rows)]
             picture = BENCHMARKS / "results" / f"{name}.png"
             if picture.exists():
                 made.append(
                     nodes.image(
                         uri=f"../benchmarks/results/{name}.png",
                         alt=f"The figures of benchmarks/{name}.py as a plot",
+                        classes=["benchmark-picture"],
                     )
                 )
                 env.note_dependency(str(picture))
-            return made
+            machine, packages = describe_machine(results.get("machine", {}))
+            made.append(fold("<details><summary>All figures, machine and versions</summary>"))
+            made += [paragraph(f"Machine: {machine}."), paragraph(f"Versions: {packages}.")]
+            for title, header, rows in tables_of(name, results):
+                made += [nodes.rubric(title, title), make_table(header, rows)]
+            return [*made, fold("</details>")]
 
     app.add_directive("benchmark", Benchmark)
     return {"parallel_read_safe": True}
