@@ -73,7 +73,7 @@ def test_damage_is_told(own_home, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1])
     status, detail = found()["compiled networks"]
     assert status == "note"
-    assert f"1 damaged, converted again when needed: {weights.parent.name}" in detail
+    assert f"1 damaged, converted again when next needed: {weights.parent.name}" in detail
 
 
 def test_weights_are_found(own_home, imagenet_home):

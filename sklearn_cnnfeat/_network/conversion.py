@@ -3,6 +3,7 @@
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from sklearn_cnnfeat._network.layout import carry_transpositions
 from sklearn_cnnfeat._network.model_files import inspection_of
 from sklearn_cnnfeat._network.process import limited_memory
 from sklearn_cnnfeat._network.record import NetworkRecord
+from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.spec import Head, Source, describe
 from sklearn_cnnfeat._network.zoo import find_architecture
 
@@ -93,8 +95,7 @@ def _memory_limit(job):
 def convert_model(model, source, input_size, folder):
     """Convert a Keras model on the backend of this process; return its record as plain values."""
     record = describe_model(model, source, input_size)
-    size = None if input_size is None else record.input_shape[:2]
-    converted, run, name = _front_end(model, source, size)
+    converted, run, name = _front_end(model, source, record.input_shape)
     paths = _layers_to_compare(record.layers, converted.outputs)
     pixels = sample_pixels(record.input_shape)
     # Before the graph is changed, for the reference may share it.
@@ -132,20 +133,31 @@ def describe_model(model, source, input_size):
     )
 
 
-def _front_end(model, source, input_size):
-    """Return what a front end gives, and its name."""
+def _front_end(model, source, input_shape):
+    """Return what a front end gives: the network, how to run the original, and its own name."""
     keras = import_keras()
-    backend = keras.backend.backend()
-    if backend == "openvino":
+    if keras.backend.backend() == "openvino":
         from sklearn_cnnfeat._network import keras_openvino
+        from sklearn_cnnfeat._network.keras_openvino_layers import unsupported
 
-        problems = keras_openvino.unsupported(model)
+        problems = unsupported(model)
         if problems:
             raise UnsupportedLayersError("; ".join(problems))
-        return *keras_openvino.convert(model, source, input_size), f"Keras {keras.__version__}"
+        converted = keras_openvino.convert(model, source, input_shape)
+        return converted, partial(_run_unchanged, converted), f"Keras {keras.__version__}"
     from sklearn_cnnfeat._network import keras_tensorflow
 
-    return *keras_tensorflow.convert(model, source, input_size), "TensorFlow"
+    return *keras_tensorflow.convert(model, source, input_shape), "TensorFlow"
+
+
+def _run_unchanged(converted, pixels, paths):
+    """Compute some layers by the graph as the front end has made it."""
+    outputs = [converted.outputs[path] for path in paths]
+    openvino = import_openvino()
+    network = openvino.Model(outputs, converted.model.get_parameters())
+    compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    values = compiled(pixels)
+    return [np.array(values[i]) for i in range(len(paths))]
 
 
 def _choose_input_shape(own, source, input_size):

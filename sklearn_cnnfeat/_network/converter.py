@@ -22,6 +22,8 @@ from sklearn_cnnfeat.exceptions import UntrustedModelError, WeightsNotFoundError
 # Keras on its OpenVINO backend needs neither TensorFlow nor a second of importing it.
 _PREFERRED = ("openvino", "tensorflow")
 _QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+# Keras imports these if they are installed; for a graph it takes a second and 500 MB less without.
+_SUPERFLUOUS = ("tensorflow", "matplotlib", "pandas", "sklearn")
 # Errors that another backend would raise as well.
 _FINAL = (UntrustedModelError, WeightsNotFoundError, ProcessEndedError, MemoryError)
 
@@ -149,9 +151,8 @@ def keras_process(backend):
 def _process(backend, folder):
     # A folder of its own: what the user's keras.json says is for networks that the user builds,
     # and nothing is written into the user's.
-    return KerasProcess(
-        {**_QUIET, "KERAS_BACKEND": backend, "KERAS_HOME": folder, "MPLCONFIGDIR": folder}
-    )
+    environment = {"KERAS_BACKEND": backend, "KERAS_HOME": folder, "MPLCONFIGDIR": folder}
+    return KerasProcess(_QUIET | environment, _SUPERFLUOUS if backend == "openvino" else ())
 
 
 def _has_tensorflow():

@@ -11,7 +11,6 @@ from pathlib import Path
 from sklearn_cnnfeat._network.converted import ConversionError, Converted
 from sklearn_cnnfeat._network.engines.openvino import first_line
 from sklearn_cnnfeat._network.keras_layers import (
-    check_input,
     compute,
     compute_layers,
     faults_of,
@@ -23,7 +22,7 @@ from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.spec import describe
 
 
-def convert(model, source, input_size=None):
+def convert(model, source, input_shape):
     """Convert a Keras model whole.
 
     Parameters
@@ -32,8 +31,8 @@ def convert(model, source, input_size=None):
         Built, with its weights.
     source : Source
         Where it comes from.
-    input_size : (int, int), default=None
-        Height and width in pixels; None for the model's own.
+    input_shape : (int or None, int or None, int)
+        Height, width and channels of the images.
 
     Returns
     -------
@@ -44,9 +43,7 @@ def convert(model, source, input_size=None):
         TensorFlow computes for them. It shares nothing with the converted network.
     """
     limit_threads()
-    height, width, channels = check_input(model, describe(source))
-    height, width = input_size or (height, width)
-    function, paths = _trace(model, source, (height, width, channels))
+    function, paths = _trace(model, source, input_shape)
     try:
         graph = _read(function)
     except Exception as error:
@@ -73,7 +70,7 @@ def convert(model, source, input_size=None):
         values = dict(zip(paths, function(_tensor(batch)), strict=True))
         return [values[path].numpy() for path in wanted]
 
-    return Converted(graph, list_layers(model, source, input_size), outputs), run
+    return Converted(graph, list_layers(model, source, input_shape[:2]), outputs), run
 
 
 def limit_threads():

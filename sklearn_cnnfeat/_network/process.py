@@ -24,8 +24,8 @@ LONGEST_JOB = 1800.0
 # What the process says when it begins with a job.
 _TAKEN = b"taken"
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from sklearn_cnnfeat._network.process import serve; serve(float(sys.argv[2]))"
+    "import json, sys; sys.path[:], idle, absent = json.loads(sys.argv[1]); "
+    "from sklearn_cnnfeat._network.process import serve; serve(idle, absent)"
 )
 
 
@@ -40,10 +40,14 @@ class KerasProcess:
     ----------
     environment : dict
         Environment variables that differ from this process's; None removes one.
+    absent : sequence of str, default=()
+        Modules that cannot be imported there: what a library imports if it is installed, and does
+        well without.
     """
 
-    def __init__(self, environment):
+    def __init__(self, environment, absent=()):
         self._environment = environment
+        self._absent = absent
         self._process = None
         self._owner = None
         self._lock = threading.Lock()
@@ -98,7 +102,7 @@ class KerasProcess:
         changed = os.environ | self._environment
         environment = {name: value for name, value in changed.items() if value is not None}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path), str(IDLE_SECONDS)],
+            [sys.executable, "-c", _START, json.dumps([sys.path, IDLE_SECONDS, self._absent])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -185,8 +189,20 @@ def _read_message(stream):
 # --- in the process -------------------------------------------------------------------------------
 
 
-def serve(idle_seconds):
+class _Absent:
+    """Finds modules before all others, to say that some are not there."""
+
+    def __init__(self, names):
+        self._names = set(names)
+
+    def find_spec(self, name, path=None, target=None):
+        if name in self._names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def serve(idle_seconds, absent):
     """Run jobs until the parent is gone, or has had none for some seconds."""
+    sys.meta_path.insert(0, _Absent(absent))
     # An interrupt at the terminal is the parent's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")

@@ -1,5 +1,6 @@
 """The process in which Keras runs: how it answers, and how it ends."""
 
+import importlib
 import math
 import os
 import signal
@@ -43,6 +44,13 @@ def test_import_path_is_the_parents(worker, tmp_path, monkeypatch):
     import module_of_a_user
 
     assert worker.run(module_of_a_user.answer) == 42
+
+
+def test_modules_can_be_absent():
+    worker = KerasProcess({}, absent=("colorsys",))
+    with pytest.raises(ModuleNotFoundError, match="colorsys"):
+        worker.run(importlib.import_module, "colorsys")
+    worker.close()
 
 
 def test_errors_keep_kind_and_message(worker):
