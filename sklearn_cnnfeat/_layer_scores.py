@@ -30,11 +30,11 @@ _NO_STAGES = ("Functional", "Sequential", "ZeroPadding2D", "Cropping2D")
 _JOINS = ("Add", "Concatenate", "CustomScaleLayer")
 
 
-# --- scores by layer ----------------------------------------------------------------------------
+# --- scores of a search ---------------------------------------------------------------------------
 
 
 def layer_scores(search, *, metric=None, step=None):
-    """Tell how good each layer was that a search has tried.
+    """Score each layer that a search has tried.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def layer_scores(search, *, metric=None, step=None):
     Returns
     -------
     scores : DataFrame
-        One row a layer, in the order in which the network computes them, with the best setting of
+        One row per layer, in the order in which the network computes them, with the best setting of
         all other parameters:
 
         - ``model``: the network, if the search has tried several;
@@ -60,7 +60,7 @@ def layer_scores(search, *, metric=None, step=None):
         - ``n_resources``: of halving searches, what the score was computed from: that of the last
           round that the layer took part in;
         - ``mean_test_score``, ``std_test_score``: over the folds;
-        - ``mean_fit_time``, ``mean_score_time``: seconds a fold;
+        - ``mean_fit_time``, ``mean_score_time``: seconds per fold;
         - ``params``: the setting, as in ``search.cv_results_``.
 
     See Also
@@ -226,10 +226,10 @@ def layer_report(
     verbose=1,
     **settings,
 ):
-    """Tell which layer of a network suits the data.
+    """Score layers of a network on labeled images.
 
-    Every image goes through the network once, for all layers together. Then an estimator is
-    cross-validated on the features of each layer, with the same folds for all.
+    Each image goes through the network once, for all layers together. Then an estimator is
+    cross-validated on the features of each layer, with the same folds for all layers.
 
     Parameters
     ----------
@@ -237,14 +237,14 @@ def layer_report(
         As for `CNNFeatureTransformer`.
 
     y : array-like of shape (n_images,)
-        Their classes; or numbers, with a regressor as `estimator`.
+        Their classes, or numbers with a regressor as `estimator`.
 
     model : str, path or keras.Model, default="vgg16"
         The network, as for `CNNFeatureTransformer`.
 
     layers : list of str or int, default=None
-        The layers to be compared. None takes about six in most networks: the last one of each
-        resolution, that is before the maps become smaller, and the last one of all. In networks
+        The layers to compare. None chooses about six in most networks: the last one of each
+        resolution, before the maps become smaller, and the last one of all. In networks
         with branches, such as ResNets, it is the last layer of a resolution at which branches
         meet again.
 
@@ -261,10 +261,10 @@ def layer_report(
         The score; None takes the estimator's own.
 
     groups : array-like of shape (n_images,), default=None
-        What must not be torn apart by folds, for splitters that know groups.
+        Groups of images that stay in one fold, for splitters that use groups.
 
     n_jobs : int, default=None
-        Folds that are fitted at the same time. The network uses all cores anyway.
+        Number of folds fitted in parallel. The network uses all cores in any case.
 
     verbose : int, default=1
         1 shows a progress bar, 0 nothing.
@@ -276,9 +276,9 @@ def layer_report(
     Returns
     -------
     report : DataFrame
-        One row a layer, in the order in which the network computes them: ``layer``,
+        One row per layer, in the order in which the network computes them: ``layer``,
         ``n_features``, ``mean_test_score`` and ``std_test_score`` over the folds,
-        ``mean_fit_time`` and ``mean_score_time`` in seconds a fold, features not included.
+        ``mean_fit_time`` and ``mean_score_time`` in seconds per fold, features not included.
 
     See Also
     --------
@@ -309,7 +309,7 @@ def layer_report(
     3  conv_pw_11_relu         512
     """
     if y is None:
-        raise ValueError("layer_report needs y, what an estimator is to learn of each image.")
+        raise ValueError("layer_report needs y, the target of each image.")
     check_consistent_length(X, y)
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise TypeError(

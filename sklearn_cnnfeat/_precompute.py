@@ -17,24 +17,24 @@ _IN_SPEC = frozenset(
 
 @dataclass(frozen=True)
 class PrecomputeReport:
-    """What `precompute` did.
+    """The outcome of `precompute`.
 
     Attributes
     ----------
     n_images : int
         Number of images in `X`.
     n_settings : int
-        Number of different settings of layer, pooling and so on that will be asked for.
+        Number of different settings of layer, pooling and so on.
     n_passes : int
-        Number of times that the images were gone through: one for each network and preprocessing.
+        Number of passes over the images: one for each network and preprocessing.
     n_computed : int
-        Number of images pushed through a network, all passes together.
+        Number of images that went through a network, all passes together.
     n_hits : int
         Number of images found complete in the cache, all passes together.
     n_unreadable : int
         Number of images that could not be read (``on_error="nan"``), all passes together.
     seconds : float
-        Time that it took.
+        Duration.
     """
 
     n_images: int
@@ -47,11 +47,11 @@ class PrecomputeReport:
 
 
 def precompute(estimator, X, param_grid=None, *, verbose=1):
-    """Fill the cache with all features that a search will ask for, in one pass an image.
+    """Fill the cache with all features that a search will need, in one pass per image.
 
     All `CNNFeatureTransformer` steps that share a network and its input are computed together:
-    layers and poolings are outputs of one network, cut behind the deepest layer. Images that the
-    cache knows already are not computed again, so that an interrupted call goes on where it was.
+    layers and poolings are outputs of one network, cut behind the deepest layer. Rows that are in
+    the cache already are not computed again: an interrupted call continues where it stopped.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def precompute(estimator, X, param_grid=None, *, verbose=1):
         What the estimator will be fitted on: all images, not a fold.
 
     param_grid : dict or list of dict, default=None
-        Settings to be tried, as for `GridSearchCV`, where `estimator` is not a search.
+        Settings to try, as for `GridSearchCV`, where `estimator` is not a search.
 
     verbose : int, default=1
         1 shows a progress bar, 0 nothing.
@@ -72,13 +72,13 @@ def precompute(estimator, X, param_grid=None, *, verbose=1):
     Returns
     -------
     report : PrecomputeReport
-        Numbers of images, passes and hits, and the time that it took.
+        Numbers of images, passes and hits, and the duration.
 
     Raises
     ------
     ValueError
-        If a `CNNFeatureTransformer` has no cache, if none is found, or if what a search will ask
-        for cannot be told beforehand.
+        If a `CNNFeatureTransformer` has no cache, if there is none in the estimator, or if the
+        settings of the search are not known beforehand.
 
     Warns
     -----
@@ -92,12 +92,8 @@ def precompute(estimator, X, param_grid=None, *, verbose=1):
 
     Notes
     -----
-    A randomized search with an int as `random_state` will draw the very settings that are
-    computed here. With another one, all that it may draw is computed.
-
-    A layer computed together with others may differ in the last digits of float32 from the same
-    layer computed alone, where the network can be rearranged less: if one of the others stands
-    between a convolution and its normalization.
+    For a randomized search with an int as `random_state`, exactly the settings that it will draw
+    are computed. With another `random_state`, all settings that it may draw are computed.
 
     Examples
     --------

@@ -95,7 +95,7 @@ def test_layers_side_by_side_are_kept_one_by_one(cnn, files, computed):
     cnn.set_params(layer=["one", "three"]).fit_transform(files)
     rows = clone(cnn).set_params(layer="three").fit_transform(files)
     assert len(computed) == N
-    np.testing.assert_allclose(rows, uncached(clone(cnn).set_params(layer="three"), files), 1e-5)
+    np.testing.assert_array_equal(rows, uncached(clone(cnn).set_params(layer="three"), files))
 
 
 def test_images_that_come_several_times(cnn, files, tmp_path, computed):
@@ -660,3 +660,38 @@ def test_known_rows_need_no_threads_and_few_lookups(cnn, files, monkeypatch):
     np.testing.assert_array_equal(clone(cnn).fit_transform(files), expected)
     # One for each layer.
     assert lookups == [N, N]
+
+
+@pytest.mark.parametrize("kind", ["Conv2D", "DepthwiseConv2D", "SeparableConv2D"])
+def test_a_layer_has_the_same_bits_beside_any_other(kind, files, tmp_path):
+    """Whatever a pass computes, the cache takes its rows for those of the layer alone."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    convolution = {
+        "Conv2D": lambda: keras.layers.Conv2D(12, 3, name="conv"),
+        "DepthwiseConv2D": lambda: keras.layers.DepthwiseConv2D(3, name="conv"),
+        "SeparableConv2D": lambda: keras.layers.SeparableConv2D(12, 3, name="conv"),
+    }[kind]()
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Rescaling(1 / 255),
+            convolution,
+            keras.layers.BatchNormalization(name="bn"),
+            keras.layers.ReLU(name="relu"),
+            keras.layers.Conv2D(8, 3, name="next"),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        # Normalizations that have been trained.
+        layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    model.save(tmp_path / "model.keras")
+    path = tmp_path / "model.keras"
+    layers = ["conv", "bn", "relu", "next"]
+    together = CNNFeatureTransformer(path, layers, "avg").fit_transform(files)
+    alone = [CNNFeatureTransformer(path, layer, "avg").fit_transform(files) for layer in layers]
+    np.testing.assert_array_equal(together, np.hstack(alone))
+    pair = CNNFeatureTransformer(path, ["bn", "conv"], "avg").fit_transform(files)
+    np.testing.assert_array_equal(pair, np.hstack([alone[1], alone[0]]))

@@ -1,9 +1,10 @@
 """Check the shapes and values of images that come as arrays."""
 
 import math
-import warnings
 
 import numpy as np
+
+from sklearn_cnnfeat._warn import warn
 
 _CHUNK_VALUES = 4_000_000
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -124,25 +125,21 @@ def check_values(items, value_range):
     margin = (white - black) / 1000  # rounding, and what resampling has overshot
     if low < black - margin or high > white + margin:
         if value_range is None:
-            _warn(
+            warn(
                 f"{found}, but 0 to 255 is expected. They are used as they are; pass value_range=, "
                 f"such as value_range={_suggest_range(low, high, dtypes)}."
             )
         else:
-            _warn(f"{found}, beyond value_range=({black:g}, {white:g}), which is black and white.")
+            warn(f"{found}, beyond value_range=({black:g}, {white:g}), which is black and white.")
     elif value_range is None and low >= 0 and 0 < high <= _NEARLY_BLACK:
         scale = "scaled to 0-1" if high <= 1 else "as if white were no 255"
-        _warn(
+        warn(
             f"{found}: they look {scale}. Pass value_range=(0, {math.ceil(high)}), or they are all "
             "nearly black."
         )
     if value_range is None and not floats and low >= 0 and high <= 255:
         return np.uint8
     return np.float32
-
-
-def _warn(message):
-    warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def _suggest_range(low, high, dtypes):

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import warnings
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -34,6 +33,7 @@ from sklearn_cnnfeat._network.spec import (
 )
 from sklearn_cnnfeat._network.weights import find_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
+from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import EngineError, EngineWarning, LayerNotFoundError
 
 # Kept in memory: as many cuts as a search over the layers of a network goes through.
@@ -485,7 +485,7 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None):
         if engine != "auto":
             raise EngineError(compiled.reason)
         message = f"{compiled.reason} Keras computes it instead."
-        warnings.warn(message, EngineWarning, stacklevel=4)
+        warn(message, EngineWarning)
     return compiled
 
 

@@ -7,7 +7,6 @@ name and trusted by content.
 import json
 import os
 import stat
-import warnings
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ from pathlib import Path
 from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._network.file_kinds import other_kind
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
+from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
 # Folders, separated as in PATH.
@@ -65,7 +65,7 @@ def find_weights(architecture, include_top, input_size):
     if not os.environ.get(VARIABLE):
         places.append(f"folders that the environment variable {VARIABLE} names: it is not set")
     for problem in refused:
-        warnings.warn(f"A weights file is not used. {problem}", UserWarning, stacklevel=2)
+        warn(f"A weights file is not used. {problem}")
     return Found(None, tuple(places), tuple(refused))
 
 
