@@ -10,7 +10,6 @@ from reprlib import repr as repr_
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
-from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
@@ -528,6 +527,10 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             validate_data(self, np.empty((0, X.shape[1])), skip_check_array=True, reset=False)
         return _dask.transform_lazily(replace(extractor_of(self), verbose=0), X)
 
+    def __sklearn_is_fitted__(self):
+        # Pickles of earlier versions have no extractor: they must be fitted again.
+        return hasattr(self, "_extractor")
+
     def __sklearn_clone__(self):
         # The model is only read: clones share it instead of copying its weights.
         parameters = {
@@ -593,7 +596,9 @@ def extractor_for(transformer, X, **changes):
     **changes : dict
         Parameters that act at once, such as `on_error`, to be used instead of its own.
     """
-    if not is_fitted(transformer):
+    if is_fitted(transformer):
+        transformer._warn_of_changes()
+    else:
         transformer = clone(transformer).set_params(**changes).fit(X)
     extractor = replace(extractor_of(transformer), **changes)
     return extractor, extractor.read(transformer._validate(X, extractor.reading))
@@ -601,11 +606,7 @@ def extractor_for(transformer, X, **changes):
 
 def is_fitted(transformer):
     """Tell whether `fit` has been called."""
-    try:
-        check_is_fitted(transformer)
-    except NotFittedError:
-        return False
-    return True
+    return transformer.__sklearn_is_fitted__()
 
 
 def _is_same(fitted, now):

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.exceptions import NotFittedError
 from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer, FeatureCache
@@ -139,6 +140,13 @@ def test_copies_do_not_warn(network, files):
             np.testing.assert_array_equal(copied.transform(files), cnn.transform(files))
 
 
+def test_a_pickle_of_an_earlier_version_is_not_fitted(cnn, files):
+    del cnn._extractor
+    with pytest.raises(NotFittedError):
+        cnn.transform(files)
+    assert cnn.fit_transform(files).shape == (N, 8)
+
+
 def test_other_parameters_act_at_once(cnn, files, tmp_path):
     expected = cnn.transform(files)
     cnn.set_params(n_jobs=2, batch_size=3, cache=tmp_path / "cache", trusted=True)
@@ -180,6 +188,7 @@ def test_warnings_point_at_the_users_line(network, files, tmp_path):
         lambda: cnn.transform(X),
         lambda: pipeline.fit(X),
         lambda: pipeline.fit_transform(X),
+        lambda: cnn.fit_transform(np.full((2, 32, 32, 3), 0.5)),
         lambda: CNNFeatureTransformer(
             network, "two", lambda maps: maps.mean(axis=(1, 2)), cache=tmp_path / "cache"
         ).fit(files),
