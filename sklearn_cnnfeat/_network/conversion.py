@@ -15,6 +15,7 @@ from sklearn_cnnfeat._network.engines.openvino import (
     write_network,
 )
 from sklearn_cnnfeat._network.folding import fold_batch_normalization
+from sklearn_cnnfeat._network.identities import drop_identities
 from sklearn_cnnfeat._network.keras_layers import (
     check_input,
     functional,
@@ -101,8 +102,7 @@ def convert_model(model, source, input_size, folder):
     # Before the graph is changed, for the reference may share it.
     expected = run(pixels, paths)
     try:
-        fold_batch_normalization(converted.model, converted.outputs)
-        permutations = carry_transpositions(converted.model, converted.outputs)
+        permutations = _simplify(converted)
         network = graph.name_layers(converted, permutations)
         record = replace(
             record,
@@ -117,6 +117,15 @@ def convert_model(model, source, input_size, folder):
         ) from error
     write_network(network, folder)
     return replace(record, reason=reason_to_refuse(computed, expected, source)).to_json()
+
+
+def _simplify(converted):
+    """Change a graph to what is stored; return where each layer is, with its permutation."""
+    outputs = drop_identities(converted.model, converted.outputs)
+    carried = carry_transpositions(converted.model, outputs)
+    outputs = {path: output for path, (output, _) in carried.items()}
+    folded = fold_batch_normalization(converted.model, outputs)
+    return {path: (folded[path], order) for path, (_, order) in carried.items()}
 
 
 def describe_model(model, source, input_size):

@@ -67,10 +67,12 @@ def cut(network, heads, permutations, preprocessing):
     (parameter,) = network.get_parameters()
     tensors = _layer_outputs(network)
     if preprocessing is not None:
-        readers = list(parameter.output(0).get_target_inputs())
-        prepared = _preprocess(parameter.output(0), preprocessing)
+        pixels = parameter.output(0)
+        readers = list(pixels.get_target_inputs())
+        prepared = _preprocess(pixels, preprocessing)
         for reader in readers:
             reader.replace_source_output(prepared)
+        tensors |= {path: prepared for path, output in tensors.items() if output == pixels}
     outputs = []
     for head in heads:
         stored = Maps(tensors[head.layer], permutations.get(head.layer))
