@@ -46,7 +46,7 @@ def snapshot(cnn):
         ({"formats": ("jpeg", "heic")}, ValueError),
         ({"cache": ""}, ValueError),
     ],
-    ids=str,
+    ids=["layer", "layers", "model", "pooling", "input_size", "formats", "cache"],
 )
 def test_a_failed_fit_leaves_the_transformer_as_it_was(cnn, files, changes, error):
     expected = cnn.transform(files)

@@ -1,7 +1,12 @@
 """What the tests of networks share."""
 
+import importlib.util
+
 import numpy as np
 import pytest
+
+# Doctests are looked for in helper modules too.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["torch_networks.py"]
 
 
 @pytest.fixture
