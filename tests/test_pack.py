@@ -141,6 +141,7 @@ def test_lists_of_images_are_dated_and_complete(name):
 
 def test_install_cell_is_shell_and_python(tmp_path):
     """The cell chooses the attached dataset where there is one, in each of Kaggle's mounts."""
+    assert packing.INSTALL_CELL in (ROOT / "docs" / "offline.md").read_text(encoding="utf-8")
     for mount in ("input/my-dataset", "input/datasets/somebody/my-dataset"):
         wheels = tmp_path / mount.replace("/", "-") / mount / "wheels"
         wheels.mkdir(parents=True)
