@@ -119,6 +119,8 @@ class ByStory:
 def prepare_gallery(app, config):
     """Put photographs where scripts run, and weights where they are found."""
     if str(config.plot_gallery).lower() in ("0", "false"):
+        # Pages show pictures of the gallery, which are not there then.
+        config.suppress_warnings.append("image.not_readable")
         return
     try:
         put_photos(DOCS.parent / "examples" / "photos", os.environ.get("CNNFEAT_EXAMPLE_PHOTOS"))

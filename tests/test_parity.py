@@ -67,7 +67,14 @@ def compare(name, size, tmp_path, engine, layers=None):
         assert parity.distance(part, output) <= parity.LIMIT, layer
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# One of each kind of preprocessing and of blocks; the others are slow.
+SAMPLE = {"mobilenet", "mobilenet_v3_small", "densenet121", "resnet50_v2", "efficientnet_v2_b0"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
+)
 def test_features_are_those_of_keras(name, tmp_path):
     compare(name, NETWORKS[name], tmp_path, "openvino")
 
