@@ -35,7 +35,7 @@ from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 _DISTRIBUTION = "sklearn-cnnfeat"
 _DEPENDENCIES = (
     *("scikit-learn", "numpy", "scipy", "pandas", "polars", "pillow", "joblib", "tensorflow"),
-    *("keras", "openvino", "nncf", "h5py", "matplotlib"),
+    *("keras", "openvino", "nncf", "onnx", "torch", "h5py", "matplotlib"),
 )
 # Variables that change what this package, or what it runs on, does.
 _VARIABLES = (
@@ -109,7 +109,7 @@ def _facts():
             "threads with n_jobs=None": thread_count(None),
         },
         "Folders and variables": {
-            "programs and features": home_folder(),
+            "compiled networks and features": home_folder(),
             "weights of Keras": keras_home() / "models",
             **{name: os.environ.get(name, "not set") for name in _VARIABLES},
         },
@@ -184,18 +184,28 @@ def _check_packages():
     try:
         wanted = [Requirement(text) for text in requires(_DISTRIBUTION) or ()]
     except PackageNotFoundError:
-        return "note", f"{_DISTRIBUTION} is not installed, but run from a folder of source."
-    problems, n_known = [], 0
+        return "note", f"{_DISTRIBUTION} is not installed; it is run from a source folder."
+    problems, n_known, is_without_tensorflow = [], 0, False
     for requirement in wanted:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         version = installed_version(requirement.name)
+        if requirement.name == "tensorflow" and version is None:
+            is_without_tensorflow = True
+            continue
         n_known += 1
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             problems.append(f"{requirement} is wanted, {version or 'nothing'} is installed")
     if problems:
-        return "failed", "; ".join(problems) + f". pip install --upgrade {_DISTRIBUTION} mends it."
-    return "ok", f"all {n_known} that are needed are here, in versions that will do"
+        advice = f"pip install --upgrade {_DISTRIBUTION} installs what is missing"
+        return "failed", f"{'; '.join(problems)}. {advice}."
+    detail = f"all {n_known} required packages are installed, all versions are compatible"
+    if is_without_tensorflow:
+        return "note", (
+            f"{detail}. TensorFlow is not installed: models with custom layers or TensorFlow "
+            "operations need it (pip install tensorflow)."
+        )
+    return "ok", detail
 
 
 def _check_engine():
@@ -205,14 +215,14 @@ def _check_engine():
         if problem is None:
             return "ok", "engine='auto' is OpenVINO on this machine"
         return "failed", (
-            f"OpenVINO is installed but cannot be loaded ({problem}), so that networks run on "
-            "Keras. pip install --force-reinstall openvino may mend it."
+            f"OpenVINO is installed but cannot be loaded ({problem}), so networks run on Keras. "
+            "pip install --force-reinstall openvino may help."
         )
     if has_gpu():
         return "ok", "engine='auto' is Keras, on a GPU"
     return "note", (
-        "OpenVINO is not installed, so that networks run on Keras, at a third to two thirds of its "
-        "speed: pip install openvino, where there is one for this platform."
+        "OpenVINO is not installed, so networks run on Keras, at a third to two thirds of the "
+        "speed: pip install openvino, if it exists for this platform."
     )
 
 
@@ -244,8 +254,8 @@ def _check_home():
             file.flush()
     except OSError as error:
         return "failed", (
-            f"{folder} cannot be written to ({error}), so that each process compiles its networks "
-            "anew. Set the environment variable SKLEARN_CNNFEAT_HOME to a folder that can."
+            f"{folder} cannot be written to ({error}), so each process compiles its networks "
+            "again. Set the environment variable SKLEARN_CNNFEAT_HOME to a writable folder."
         )
     free = shutil.disk_usage(folder).free
     detail = f"{folder} can be written to; {free / 1e9:.1f} GB are free on its disk"
@@ -257,10 +267,7 @@ def _check_networks():
     detail = f"{sound} in {networks_folder()}, {n_bytes / 1e6:.0f} MB"
     if damaged:
         names = ", ".join(damaged[:3])
-        return (
-            "note",
-            f"{detail}; {len(damaged)} damaged, converted again when next needed: {names}",
-        )
+        return "note", f"{detail}; {len(damaged)} damaged, converted again when needed: {names}"
     return "ok", detail
 
 
@@ -316,5 +323,5 @@ def _check_numbers():
     if cnn.engine_ == "openvino" and any(
         (cnn.transform(images[i : i + 1])[0] != features[i]).any() for i in range(len(images))
     ):
-        return "failed", "an image alone has another row than among others. Please report it."
+        return "failed", "the row of an image depends on its batch. Please report it."
     return "ok", f"{cnn.engine_} equals Keras' predict, to {worst:.0e} of the largest value"

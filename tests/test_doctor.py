@@ -34,7 +34,7 @@ def test_versions(capsys, own_home, monkeypatch):
     assert lines["keras"] == keras.__version__
     assert lines["python"].startswith(sys.version.split()[0])
     assert lines["engine='auto'"] == networks.choose_engine()
-    assert lines["programs and features"] == str(own_home)
+    assert lines["compiled networks and features"] == str(own_home)
     assert lines["OMP_NUM_THREADS"] == "3"
 
 
@@ -141,3 +141,16 @@ def test_old_packages_are_told(own_home, monkeypatch):
     assert status == "failed"
     assert "pillow>=11.3" in detail and "9.0 is installed" in detail
     assert "tqdm>=4.64 is wanted, nothing is installed" in detail
+
+
+def test_tensorflow_may_be_left_out(own_home, monkeypatch):
+    from sklearn_cnnfeat import _doctor
+
+    versions = _doctor.installed_version
+    monkeypatch.setattr(
+        _doctor, "installed_version", lambda name: None if name == "tensorflow" else versions(name)
+    )
+    monkeypatch.setattr(_doctor, "requires", lambda name: ["tensorflow>=2.18", "numpy>=1.26"])
+    status, detail = found()["packages"]
+    assert status == "note"
+    assert "TensorFlow is not installed" in detail
