@@ -1,89 +1,140 @@
-"""Random weights that are the same on every backend: drawn by one generator of NumPy's.
+"""Random weights for a network: the same on every backend of Keras.
 
-Each variable gets the distribution that its layer's initializer names. Keras' own draws depend on
-the backend and its version.
+Keras' own initializers give other numbers on each backend. Here one generator draws all weights in
+their order, from the distributions that the layers' initializers describe.
 """
 
 import math
 
 import numpy as np
 
-# The standard deviation of a normal distribution that is cut off at two of them.
-_TRUNCATED = 0.87962566103423978
+# A normal distribution cut off at two deviations has this deviation itself.
+_TRUNCATED_DEVIATION = 0.87962566103423978
+# How layers call the initializers of variables, where that is not "<variable>_initializer".
+_INITIALIZERS = {
+    "kernel": "depthwise_initializer",
+    "depthwise_kernel": "depthwise_initializer",
+    "pointwise_kernel": "pointwise_initializer",
+}
+# Of variables whose layer does not say how they begin.
+_FIRST_VALUES = {"mean": 0.0, "moving_mean": 0.0, "variance": 1.0, "moving_variance": 1.0}
+_FIRST_VALUES |= {"gamma": 1.0, "beta": 0.0, "bias": 0.0, "count": 0.0}
 
 
 def draw(model, seed):
-    """Fill a model with random weights.
+    """Replace all weights of `model` by random ones.
 
     Parameters
     ----------
     model : keras.Model
-        Built. Variables whose layer names no random initializer keep their values.
-    seed : int
-        The same numbers for the same seed, on every backend.
+        Built. On the OpenVINO backend, its variables need not have values yet.
+    seed : int or None
+        Of the generator; None for other numbers each time.
     """
     generator = np.random.Generator(np.random.SFC64(seed))
-    owners = {
-        id(variable): layer for layer in model._flatten_layers() for variable in layer.weights
-    }
+    initializers = _initializers(model)
     for variable in model.weights:
-        initializer = _initializer(owners[id(variable)], variable.name)
-        values = _values(generator, initializer, tuple(variable.shape))
-        if values is not None:
-            variable.assign(values)
+        if "float" in str(variable.dtype):
+            initializer = initializers.get(id(variable))
+            variable.assign(_draw_values(generator, variable, initializer))
 
 
-def _initializer(layer, name):
-    """Return the initializer of a layer's variable; None where the layer does not name one."""
-    if hasattr(layer, f"{name}_initializer"):
-        return getattr(layer, f"{name}_initializer")
-    # Of a separable convolution; a depthwise one calls its kernel just "kernel".
-    kind = "pointwise" if name == "pointwise_kernel" else "depthwise"
-    return getattr(layer, f"{kind}_initializer", None) if name.endswith("kernel") else None
+def _initializers(model):
+    """Return the initializers of variables by their ids, where the layers tell them."""
+    found, pending, seen = {}, [model], set()
+    while pending:
+        layer = pending.pop()
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        for variable in layer.weights:
+            initializer = getattr(layer, f"{variable.name}_initializer", None)
+            if initializer is None:
+                initializer = getattr(layer, _INITIALIZERS.get(variable.name, ""), None)
+            if initializer is not None:
+                found.setdefault(id(variable), initializer)
+            elif variable.name == "gamma" and hasattr(layer, "init_values"):
+                found.setdefault(id(variable), layer.init_values)
+        pending.extend(value for value in vars(layer).values() if _is_layer(value))
+        pending.extend(getattr(layer, "layers", ()))
+    return found
 
 
-def _values(generator, initializer, shape):
-    """Return what an initializer of Keras stands for; None where it is not a random one."""
-    kinds = {kind.__name__ for kind in type(initializer).__mro__}
-    if "VarianceScaling" in kinds:
-        return _scaled(generator, initializer, shape)
-    if "RandomUniform" in kinds:
-        low, high = initializer.minval, initializer.maxval
-        return low + (high - low) * generator.random(shape, np.float32)
-    if "TruncatedNormal" in kinds:
-        return initializer.mean + initializer.stddev * _truncated_normal(generator, shape)
-    if "RandomNormal" in kinds:
-        values = generator.standard_normal(shape, np.float32)
-        return initializer.mean + initializer.stddev * values
-    return None
+def _is_layer(value):
+    import keras
+
+    return isinstance(value, keras.Layer)
 
 
-def _scaled(generator, initializer, shape):
+def _draw_values(generator, variable, initializer):
+    import keras
+
+    known = keras.initializers
+    shape = tuple(variable.shape)
+    if initializer is None and variable.name in _FIRST_VALUES:
+        initializer = _FIRST_VALUES[variable.name]
+    if isinstance(initializer, int | float):
+        return np.full(shape, initializer, np.float32)
+    if isinstance(initializer, known.Zeros):
+        return np.zeros(shape, np.float32)
+    if isinstance(initializer, known.Ones):
+        return np.ones(shape, np.float32)
+    if isinstance(initializer, known.Constant):
+        return np.broadcast_to(np.asarray(initializer.value, np.float32), shape)
+    if isinstance(initializer, known.RandomUniform):
+        return _uniform(generator, shape, initializer.minval, initializer.maxval)
+    if isinstance(initializer, known.RandomNormal):
+        return _normal(generator, shape, initializer.mean, initializer.stddev)
+    if isinstance(initializer, known.TruncatedNormal):
+        return _truncated(generator, shape, initializer.mean, initializer.stddev)
+    if not isinstance(initializer, known.VarianceScaling):
+        initializer = known.HeNormal()
+    return _scaled(generator, shape, initializer)
+
+
+def _scaled(generator, shape, initializer):
+    """Draw from a distribution whose variance depends on the number of inputs and outputs."""
     fan_in, fan_out = _fans(shape)
-    fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
-    variance = initializer.scale / max(1.0, fan[initializer.mode])
+    n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[initializer.mode]
+    deviation = math.sqrt(initializer.scale / max(1.0, n))
     if initializer.distribution == "uniform":
-        limit = np.float32(math.sqrt(3 * variance))
-        values = generator.random(shape, np.float32)
-        values *= 2 * limit
-        values -= limit
-        return values
+        limit = math.sqrt(3) * deviation
+        return _uniform(generator, shape, -limit, limit)
     if initializer.distribution == "untruncated_normal":
-        return np.float32(math.sqrt(variance)) * generator.standard_normal(shape, np.float32)
-    return np.float32(math.sqrt(variance) / _TRUNCATED) * _truncated_normal(generator, shape)
-
-
-def _truncated_normal(generator, shape):
-    """Draw from a normal distribution, again where a number is beyond two deviations."""
-    values = generator.standard_normal(shape, np.float32)
-    while (beyond := np.abs(values) > 2).any():
-        values[beyond] = generator.standard_normal(int(beyond.sum()), np.float32)
-    return values
+        return _normal(generator, shape, 0.0, deviation)
+    return _truncated(generator, shape, 0.0, deviation / _TRUNCATED_DEVIATION)
 
 
 def _fans(shape):
-    """Return the numbers of inputs and of outputs of a kernel, as Keras counts them."""
+    """Return the number of inputs and of outputs of a unit, as Keras counts them."""
     if len(shape) < 2:
-        return (shape[0], shape[0]) if shape else (1, 1)
-    field = math.prod(shape[:-2])
-    return shape[-2] * field, shape[-1] * field
+        n = math.prod(shape)
+        return n, n
+    positions = math.prod(shape[:-2])
+    return positions * shape[-2], positions * shape[-1]
+
+
+def _uniform(generator, shape, low, high):
+    values = generator.random(shape, np.float32)
+    values *= np.float32(high - low)
+    values += np.float32(low)
+    return values
+
+
+def _normal(generator, shape, mean, deviation):
+    values = generator.standard_normal(shape, np.float32)
+    values *= np.float32(deviation)
+    values += np.float32(mean)
+    return values
+
+
+def _truncated(generator, shape, mean, deviation):
+    """Draw from a normal distribution; what is beyond two deviations is drawn again."""
+    values = generator.standard_normal(math.prod(shape), np.float32)
+    beyond = np.flatnonzero(np.abs(values) > 2)
+    while beyond.size:
+        values[beyond] = generator.standard_normal(beyond.size, np.float32)
+        beyond = beyond[np.abs(values[beyond]) > 2]
+    values *= np.float32(deviation)
+    values += np.float32(mean)
+    return values.reshape(shape)
