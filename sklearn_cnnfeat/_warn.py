@@ -1,17 +1,10 @@
 """Warnings that point at the line of the user's program, however deep they arise."""
 
-import os
 import sys
 import warnings
 
-import joblib
-import sklearn
-
 # Frames of these packages stand between a user's line and a warning.
-_SKIPPED = tuple(
-    os.path.join(os.path.dirname(os.path.abspath(module_file)), "")
-    for module_file in (__file__, sklearn.__file__, joblib.__file__)
-)
+_SKIPPED = {"joblib", "sklearn", "sklearn_cnnfeat"}
 
 
 def warn(message, category=UserWarning):
@@ -25,7 +18,7 @@ def warn(message, category=UserWarning):
         A subclass of `Warning`.
     """
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_SKIPPED):
+    while frame.f_back is not None and _package_of(frame) in _SKIPPED:
         frame = frame.f_back
     warnings.warn_explicit(
         message,
@@ -35,3 +28,7 @@ def warn(message, category=UserWarning):
         frame.f_globals.get("__name__"),
         frame.f_globals.setdefault("__warningregistry__", {}),
     )
+
+
+def _package_of(frame):
+    return frame.f_globals.get("__name__", "").partition(".")[0]

@@ -130,6 +130,18 @@ def test_import_is_light(tmp_path):
     assert python("-c", code, cwd=tmp_path).strip() == "[]"
 
 
+def test_the_process_that_converts_imports_what_it_has_only(tmp_path):
+    """Modules that are absent there, to save time and memory, are not needed by our own either."""
+    from sklearn_cnnfeat._network.converter import _SUPERFLUOUS
+
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+        f"sys.modules.update(dict.fromkeys({_SUPERFLUOUS!r})); "
+        "import sklearn_cnnfeat._network.conversion; print('ok')"
+    )
+    assert python("-c", code, cwd=tmp_path).strip() == "ok"
+
+
 def test_version_is_that_of_the_installed_package(archives, tmp_path):
     site = tmp_path / "site"
     with zipfile.ZipFile(archives[1]) as wheel:
