@@ -6,7 +6,7 @@ All functions read public parameters only, of transformers that are fitted or no
 import os
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Integral
 
 import numpy as np
@@ -17,6 +17,7 @@ from sklearn_cnnfeat._calibration import digest_sample
 from sklearn_cnnfeat._extractor import Extractor, Reading
 from sklearn_cnnfeat._home import features_folder
 from sklearn_cnnfeat._images import FORMATS, ImageSpec
+from sklearn_cnnfeat._network import foreign
 from sklearn_cnnfeat._network.keras_models import is_keras_model
 from sklearn_cnnfeat._network.networks import identify
 from sklearn_cnnfeat._network.spec import NetworkSpec, Source
@@ -86,7 +87,7 @@ def _unopened(cnn, spec):
         ),
         reading=reading(cnn),
         precision=cnn.precision,
-        model=cnn.model if is_keras_model(cnn.model) else None,
+        model=cnn.model if is_keras_model(cnn.model) or foreign.is_module(cnn.model) else None,
         pooling=cnn.pooling if callable(cnn.pooling) else None,
         preprocessing=cnn.preprocessing if callable(cnn.preprocessing) else None,
         calibration=cnn.calibration if cnn.precision == "int8" else None,
@@ -121,8 +122,7 @@ def network_spec(cnn, images=None):
     source, input_size = network_source(cnn, layers)
     preprocessing = cnn.preprocessing
     if preprocessing == "auto":
-        is_named = source.kind == "zoo"
-        preprocessing = find_architecture(source.name).preprocessing if is_named else None
+        preprocessing = _own_preprocessing(source, cnn.model)
     spec = NetworkSpec(
         source=identify(source, layers, input_size, cnn.model),
         layers=layers,
@@ -140,6 +140,13 @@ def network_spec(cnn, images=None):
             "Give calibration=images to compute features ahead."
         )
     return replace(spec, calibration=digest_sample(images, cnn.on_error))
+
+
+def _own_preprocessing(source, model):
+    """Return what a network was trained with, as far as it says."""
+    if foreign.is_foreign(source):
+        return foreign.image_facts(source, model).normalization
+    return find_architecture(source.name).preprocessing if source.kind == "zoo" else None
 
 
 def layers_of(cnn):
@@ -163,6 +170,9 @@ def network_source(cnn, layers):
     """
     input_size = _check_input_size(cnn.input_size, cnn.max_pixels)
     source = _find_source(cnn, layers)
+    if foreign.is_foreign(source):
+        facts = foreign.image_facts(source, cnn.model)
+        input_size = foreign.choose_size(source, input_size, facts)
     if source.kind == "zoo" and input_size is None:
         native = find_architecture(source.name).native_size
         input_size = native, native
@@ -171,13 +181,16 @@ def network_source(cnn, layers):
 
 def _find_source(cnn, layers):
     model = cnn.model
+    source = foreign.find_source(model, cnn.weights, partial(_draw_seed, cnn), cnn.trusted)
+    if source is not None:
+        return source
     if is_keras_model(model):
         _check_no_weights(cnn.weights)
         return Source("object", model.name)
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(
-            "model must be the name of a network, the path of a .keras or .h5 file, or a "
-            f"keras.Model. Got {model!r} instead."
+            "model must be the name of a network, the path of a .keras, .h5 or .onnx file, a "
+            f"keras.Model or a torch.nn.Module. Got {model!r} instead."
         )
     path = os.fspath(model)
     architecture = find_architecture(path)
@@ -188,9 +201,7 @@ def _find_source(cnn, layers):
     weights = cnn.weights
     if weights is not None and weights != "imagenet":
         weights = _check_weights_file(weights, cnn.trusted)
-    seed = None
-    if weights is None:
-        seed = int(check_random_state(cnn.random_state).randint(np.iinfo(np.int32).max))
+    seed = _draw_seed(cnn) if weights is None else None
     return Source(
         "zoo",
         architecture.name,
@@ -199,6 +210,10 @@ def _find_source(cnn, layers):
         seed=seed,
         trusted=bool(cnn.trusted),
     )
+
+
+def _draw_seed(cnn):
+    return int(check_random_state(cnn.random_state).randint(np.iinfo(np.int32).max))
 
 
 def _check_no_weights(weights):

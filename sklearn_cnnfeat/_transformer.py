@@ -42,10 +42,13 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    model : str, path or keras.Model, default="vgg16"
+    model : str, path, keras.Model or torch.nn.Module, default="vgg16"
         - a name that :func:`list_models` lists, such as ``"resnet50_v2"``;
-        - the path of a ``.keras`` or ``.h5`` file;
-        - a Keras model: Sequential, Functional, or models nested in models.
+        - a name of timm with its tag, such as ``"timm/convnext_tiny.fb_in1k"`` (``pip install
+          "sklearn-cnnfeat[timm]"``);
+        - the path of a ``.keras``, ``.h5`` or ``.onnx`` file;
+        - a Keras model: Sequential, Functional, or models nested in models;
+        - a PyTorch module.
 
     layer : str, int or list of these, default="block5_pool"
         The layer that gives the features; nothing behind the deepest layer is computed. The default
@@ -58,9 +61,11 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
           by name it counts the whole network with its classifier: -2 is the second to last layer;
         - ``"last"``: the last layer before the classifier. For networks by name that is the last
           one of ``include_top=False``; for other models the one that feeds the final `Dense`;
+        - ``"stride8"``, ``"stride16"``, ``"stride32"`` (``"stride4"``): the last layer whose maps are
+          so many times smaller than the image, in any network;
         - a list of these: their columns stand side by side.
 
-    pooling : {"flatten", "avg", "max", "gem", "spp"}, callable or None, default="flatten"
+    pooling : {"flatten", "avg", "max", "gem", "spp", "cls"}, callable or None, default="flatten"
         How the maps (height, width, channels) of a layer become a row. Layers that give vectors
         pass through.
 
@@ -70,6 +75,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
           channel [1]_;
         - ``"spp"``: spatial pyramid, the maxima of 1 + 4 + 16 bins (1x1, 2x2 and 4x4) of each
           channel [2]_;
+        - ``"cls"``: the class token of a transformer's layer. To all other poolings the tokens of
+          such a layer are the map of its patches, without class token and registers;
         - None: the maps as they are, a 4-D array;
         - a callable: takes maps (n, height, width, channels) and returns (n, k). It is called for
           one image at a time.

@@ -114,7 +114,7 @@ def _weights(ctx, param, value):
     return None if value == "random" else os.path.abspath(value)
 
 
-POOLINGS = click.Choice(["avg", "max", "gem", "spp", "flatten"])
+POOLINGS = click.Choice(["avg", "max", "gem", "spp", "flatten", "cls"])
 
 
 # --- options --------------------------------------------------------------------------------------

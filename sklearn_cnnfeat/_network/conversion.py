@@ -97,7 +97,7 @@ def convert_model(model, source, input_size, folder):
     """Convert a Keras model on the backend of this process; return its record as plain values."""
     record = describe_model(model, source, input_size)
     converted, run, name = _front_end(model, source, record.input_shape)
-    paths = _layers_to_compare(record.layers, converted.outputs)
+    paths = layers_to_compare(record.layers, converted.outputs)
     pixels = sample_pixels(record.input_shape)
     # Before the graph is changed, for the reference may share it.
     expected = run(pixels, paths)
@@ -246,7 +246,7 @@ def sample_pixels(input_shape, n_images=2):
     return np.ascontiguousarray(coarse[:, rows][:, :, columns], np.float32)
 
 
-def _layers_to_compare(layers, outputs):
+def layers_to_compare(layers, outputs):
     """Return the paths of the first, a middle and the last layer that can be features."""
     paths = [layer.path for layer in layers if layer.path in outputs and layer.index != 0]
     paths = paths or list(outputs)

@@ -10,6 +10,7 @@ import numpy as np
 
 from sklearn_cnnfeat._network.pooling import pool
 from sklearn_cnnfeat._network.runtime import import_openvino, import_operations
+from sklearn_cnnfeat._network.spec import Normalization
 
 # What tensors of layers are called in a whole network, with the path of the layer behind it.
 LAYER_PREFIX = "layer:"
@@ -51,8 +52,8 @@ def cut(network, heads, permutations, preprocessing):
         Layers and poolings.
     permutations : dict of str to sequence of int
         For layers whose value is not stored in logical order, the permutation that gives it.
-    preprocessing : str or None
-        Mode of Keras' `preprocess_input`, "rescale", or None.
+    preprocessing : str, Normalization or None
+        Mode of Keras' `preprocess_input`, "rescale", mean and deviation, or None.
 
     Returns
     -------
@@ -76,10 +77,27 @@ def cut(network, heads, permutations, preprocessing):
     outputs = []
     for head in heads:
         stored = Maps(tensors[head.layer], permutations.get(head.layer))
-        rows = pool(stored, head.pooling, head.map_shape, Operations)
+        if head.grid is not None:
+            stored = _select_tokens(stored, head)
+        if head.pooling == "cls":
+            rows = stored
+        else:
+            rows = pool(stored, head.pooling, head.map_shape, Operations)
         outputs.append(_output(rows))
     results = [op.result(output) for output in outputs]
     return openvino.Model(results, [parameter], "sklearn_cnnfeat")
+
+
+def _select_tokens(tokens, head):
+    """Return the class token, or the patches as maps (n, height, width, width of a token)."""
+    op = import_operations()
+
+    start, stop = head.grid.tokens_of(head.pooling)
+    bounds = [np.array([n], np.int64) for n in (start, stop, 1, tokens.axis(1))]
+    chosen = op.slice(tokens.output, *bounds).output(0)
+    chosen = Maps(chosen, tokens.permutation).in_logical_order()
+    shape = (0, head.map_shape[-1]) if head.pooling == "cls" else (0, *head.map_shape)
+    return Maps(op.reshape(chosen, np.array(shape, np.int64), special_zero=True).output(0))
 
 
 def _layer_outputs(network):
@@ -136,6 +154,9 @@ def _preprocess(pixels, mode):
     def number(*values):
         return op.constant(np.array(values, np.float32))
 
+    if isinstance(mode, Normalization):
+        scaled = op.subtract(op.divide(pixels, number(255)), number(*mode.mean))
+        return op.divide(scaled, number(*mode.std)).output(0)
     if mode == "rescale":
         return op.divide(pixels, number(255)).output(0)
     if mode == "tf":

@@ -1,5 +1,6 @@
 """Find a layer in a network: names, indices, paths into nested models, "last"."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -95,13 +96,69 @@ def find_layer(layer, layers, n_layers, where):
             f"Layer {layer!r} of {where} has several outputs; choose a layer behind it "
             "that has one."
         )
+    if len(found.shape) == 2 and found.grid is not None:
+        return found
     if len(found.shape) not in (1, 3):
         raise LayerNotFoundError(
             f"Layer {layer!r} of {where} gives an output of shape {_shape_text(found.shape)}; "
-            "features can be taken from layers that give maps (n, height, width, channels) or "
-            "vectors (n, length)."
+            "features can be taken from layers that give maps (n, height, width, channels), "
+            "vectors (n, length), or tokens (n, tokens, width) whose places in the image are known."
         )
     return found
+
+
+# Names of `layer=` that mean a reduction of the image rather than a layer of one network.
+STRIDES = {f"stride{stride}": stride for stride in (4, 8, 16, 32)}
+# Layers whose maps are a little larger than those that they are made of.
+_PADDING = {"ZeroPadding2D", "ZeroPad2d", "ConstantPad2d", "ReflectionPad2d", "Pad"}
+
+
+def find_at_stride(stride, layers, input_shape, where):
+    """Return the last layer whose maps are `stride` times smaller than the image.
+
+    Parameters
+    ----------
+    stride : int
+        A power of two.
+    layers : sequence of Layer
+        In the order of computation.
+    input_shape : tuple
+        Height, width and channels of the image.
+    where : str
+        What the network is called in messages.
+    """
+    if None in input_shape[:2]:
+        raise LayerNotFoundError(
+            f"{sentence(where)} takes images of any size, so that nothing tells which layer has "
+            f"maps {stride} times smaller. Say input_size=(height, width)."
+        )
+    reductions = {}
+    for layer in layers:
+        reduction = _reduction(layer, input_shape)
+        if reduction is not None and layer.type not in _PADDING:
+            reductions[reduction] = layer
+    if stride not in reductions:
+        known = ", ".join(f"{n}" for n in sorted(reductions)) or "none"
+        raise LayerNotFoundError(
+            f"{sentence(where)} has no layer whose maps are {stride} times smaller than the image; "
+            f"its reductions are {known}."
+        )
+    return reductions[stride]
+
+
+def _reduction(layer, input_shape):
+    """Return how many times smaller a layer's maps are: a power of two, or None for other layers.
+
+    Without padding they are smaller still, 8 x 8 at stride 32 of 299 x 299.
+    """
+    shape = layer.shape
+    if shape is not None and layer.grid is not None:
+        shape = layer.grid.height, layer.grid.width, shape[-1]
+    # A single position is the mean over all of them.
+    if shape is None or len(shape) != 3 or None in shape or shape[:2] == (1, 1):
+        return None
+    powers = {round(math.log2(n / m)) for n, m in zip(input_shape[:2], shape[:2], strict=True)}
+    return 2 ** powers.pop() if len(powers) == 1 and min(powers) >= 0 else None
 
 
 def _find_by_name(name, layers, where):

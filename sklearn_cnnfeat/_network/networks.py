@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from sklearn_cnnfeat._files import digest_of_file
-from sklearn_cnnfeat._network import conversion, converter, graph, quantize, store
+from sklearn_cnnfeat._network import conversion, converter, foreign, graph, quantize, store
 from sklearn_cnnfeat._network.converted import ConversionError, UnsupportedLayersError
 from sklearn_cnnfeat._network.engines.openvino import (
     GRAPH,
@@ -18,7 +18,7 @@ from sklearn_cnnfeat._network.engines.openvino import (
     read_network,
     write_network,
 )
-from sklearn_cnnfeat._network.layers import find_layer, sentence
+from sklearn_cnnfeat._network.layers import STRIDES, find_at_stride, find_layer, sentence
 from sklearn_cnnfeat._network.model_files import inspect_again, inspection_of
 from sklearn_cnnfeat._network.pooling import needs_fixed_size, pooled_shape
 from sklearn_cnnfeat._network.record import NetworkRecord
@@ -45,6 +45,8 @@ def identify(source, layers, input_size=None, model=None):
 
     Before a download, `layers` are looked for: a name spelled wrong costs no half gigabyte.
     """
+    if foreign.is_foreign(source):
+        return foreign.identify(source, model)
     if source.kind == "object":
         from sklearn_cnnfeat._network.keras_objects import digest_of_model
 
@@ -69,7 +71,7 @@ def identify(source, layers, input_size=None, model=None):
 
 
 def choose_engine():
-    """Return the engine that ``engine="auto"`` means on this machine.
+    """Return the engine that ``engine="auto"`` means on this machine for Keras' networks.
 
     No network is an exception: on a processor OpenVINO is the faster of the two for all that
     ``benchmarks/engines.py`` compares, with a fraction of the memory.
@@ -166,7 +168,7 @@ def open_whole(source, input_size, model=None, announce=None):
     -------
     network : WholeNetwork
     """
-    is_lasting = _is_lasting(model)
+    is_lasting = _is_lasting(source, model)
     key = _key(source, input_size, None if is_lasting else id(model))
     network = _networks.recall(key) or (_read_whole(key) if is_lasting else None)
     if network is None:
@@ -181,9 +183,11 @@ def open_whole(source, input_size, model=None, announce=None):
     return network
 
 
-def _is_lasting(model):
+def _is_lasting(source, model):
     if model is None:
         return True
+    if foreign.is_foreign(source):
+        return foreign.has_lasting_identity(model)
     from sklearn_cnnfeat._network.keras_objects import has_lasting_identity
 
     return has_lasting_identity(model)
@@ -212,6 +216,8 @@ def _convert(source, input_size, model, key):
         _check_unchanged(source, model)
 
     def make(folder):
+        if foreign.is_foreign(source):
+            return foreign.convert(source, input_size, folder, model)
         record = converter.convert(source, input_size, folder, model)
         if model is not None and record["reason"] is None:
             record["reason"] = _compare_with(model, source, record, folder)
@@ -227,9 +233,7 @@ def _convert(source, input_size, model, key):
 
 
 def _check_unchanged(source, model):
-    from sklearn_cnnfeat._network.keras_objects import digest_of_model
-
-    if digest_of_model(model) != source.digest:
+    if identify(source, (), model=model).digest != source.digest:
         raise RuntimeError(
             f"{sentence(describe(source))} has changed since fit, and the compiled network of that "
             "time is gone. Call fit again."
@@ -268,6 +272,8 @@ def describe_network(source, input_size, model=None):
 def describe_weighted(source, input_size, model=None):
     """Return the record of the network that `source` computes, with the statistics of weights."""
     source = identify(source, (), input_size, model)
+    if foreign.is_foreign(source):
+        return open_whole(source, input_size, model).record
     try:
         return open_whole(source, input_size, model).record
     except EngineError:
@@ -281,6 +287,8 @@ def read_kernels(wanted, source, input_size, model=None):
     """Return a layer and its kernels by name."""
     record = describe_weighted(source, input_size, model)
     layer = find_in(record, wanted, source)
+    if foreign.is_foreign(source):
+        return layer, foreign.read_kernels(source, layer, model)
     if model is not None:
         return layer, conversion.kernels_in(model, source, input_size, layer.path)
     return layer, converter.read_kernels(source, input_size, layer.path)
@@ -300,6 +308,8 @@ def find_in(record, wanted, source):
         )
     if wanted == "last" and record.last is not None:
         wanted = record.last
+    if wanted in STRIDES and wanted not in {layer.path for layer in record.layers}:
+        return find_at_stride(STRIDES[wanted], record.layers, record.input_shape, where)
     return find_layer(wanted, record.layers, record.n_layers, where)
 
 
@@ -315,12 +325,21 @@ def describe_heads(record, spec):
                 f"maps of any size, and pooling={pooling!r} rows of any length. Say "
                 "input_size=(height, width), or choose pooling='avg', 'max' or 'gem'."
             )
+        shape, grid = layer.shape, layer.grid
+        if grid is not None:
+            shape = grid.height, grid.width, shape[-1]
+        if pooling == "cls" and (grid is None or grid.n_prefix == 0):
+            raise ValueError(
+                f"pooling='cls' takes the class token, and layer {layer.path!r} of {where} has "
+                "none. Choose pooling='avg'."
+            )
         heads.append(
             Head(
                 layer=layer.path,
-                pooling=pooling if len(layer.shape) == 3 else None,
-                map_shape=layer.shape,
-                shape=pooled_shape(layer.shape, pooling),
+                pooling=pooling if len(shape) == 3 else None,
+                map_shape=shape,
+                shape=pooled_shape(shape, pooling),
+                grid=grid,
             )
         )
     return NetworkInfo(heads=tuple(heads), input_shape=record.input_shape)
@@ -466,13 +485,16 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None):
     network : CompiledNetwork
         Ready to be compiled.
     """
-    wanted = choose_engine() if engine == "auto" else engine
+    wanted = engine
+    if engine == "auto":
+        wanted = "openvino" if foreign.is_foreign(spec.source) else choose_engine()
+    foreign.check_engine(spec.source, wanted)
     if wanted == "openvino" and not has_openvino():
         raise ImportError(
             "engine='openvino' needs OpenVINO: pip install openvino. engine='auto' runs on "
             "Keras where it is missing."
         )
-    key = (spec.fingerprint(), wanted, None if _is_lasting(model) else id(model))
+    key = (spec.fingerprint(), wanted, None if _is_lasting(spec.source, model) else id(model))
     with _lock:
         compiled = _compiled.recall(key)
         if compiled is None:
@@ -495,7 +517,7 @@ def _open(spec, wanted, engine, model, announce, calibrate):
         try:
             return _open_openvino(spec, model, announce, calibrate)
         except EngineError as error:
-            if engine != "auto":
+            if engine != "auto" or foreign.is_foreign(spec.source):
                 raise
             reason = str(error)
     check_process()

@@ -12,7 +12,7 @@ GEM_FLOOR = 1e-6
 # Rows and columns of bins on each level of the spatial pyramid.
 SPP_LEVELS = (1, 2, 4)
 
-POOLINGS = ("flatten", "avg", "max", "gem", "spp")
+POOLINGS = ("flatten", "avg", "max", "gem", "spp", "cls")
 
 
 def spp_bins(length, n_bins):
@@ -51,6 +51,8 @@ def pool(maps, pooling, map_shape, ops):
     if pooling == "gem":
         powers = ops.power(ops.maximum(maps, GEM_FLOOR), GEM_POWER)
         return ops.power(ops.mean(powers), 1.0 / GEM_POWER)
+    if pooling == "cls":
+        raise ValueError("Only tokens have a class token; see `check_pooling`.")
     height, width, _ = map_shape
     return ops.concatenate(
         [

@@ -4,18 +4,28 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
 
 from sklearn_cnnfeat._files import digest_of_text
+from sklearn_cnnfeat._network.tokens import TokenGrid
 
 # Raised whenever a network converted by an older version of this package computes other numbers.
 NETWORK_FORMAT = 2
+
+
+class Normalization(NamedTuple):
+    """Preprocessing by mean and standard deviation of each channel, for pixels on 0-1."""
+
+    mean: tuple
+    std: tuple
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a network and its weights come from."""
 
-    # "zoo" (a name of Keras Applications), "file" (a model file) or "object" (a keras.Model).
+    # "zoo" (a name of Keras Applications), "file" (a model file), "object" (a keras.Model), "onnx"
+    # (an ONNX file), "torch" (a torch.nn.Module) or "timm" (a name of timm, with its prefix).
     kind: str
     # Name in the zoo, path of the file, or name of the model.
     name: str
@@ -32,7 +42,7 @@ class Source:
         """Return what the numbers depend on: content, never where it lies."""
         identity = asdict(self)
         del identity["trusted"]
-        if self.kind != "zoo":
+        if self.kind not in ("zoo", "timm"):
             del identity["name"]
         if self.weights not in ("imagenet", "random", "own"):
             identity["weights"] = "file"
@@ -48,6 +58,9 @@ def describe(source):
         "zoo": f"{source.name!r}",
         "file": f"the model in {source.name!r}",
         "object": f"the model {source.name!r}",
+        "onnx": f"the network in {source.name!r}",
+        "torch": f"the module {source.name!r}",
+        "timm": f"{source.name!r}",
     }[source.kind]
 
 
@@ -60,8 +73,8 @@ class NetworkSpec:
     layers: tuple
     # One pooling a layer: a name of `_pooling.POOLINGS`, or None for maps as they are.
     poolings: tuple
-    # Mode of Keras' preprocess_input, "rescale", or None.
-    preprocessing: str | None = None
+    # Mode of Keras' preprocess_input, "rescale", a `Normalization`, or None.
+    preprocessing: object = None
     # Height and width in pixels as asked for; None for the network's own.
     input_size: tuple | None = None
     # Digest of the images that an 8-bit network was calibrated on; None for floating point.
@@ -114,6 +127,8 @@ class Head:
     map_shape: tuple
     # Shape of what comes out of the program, without the batch.
     shape: tuple
+    # How the layer's tokens lie on the image, where it gives tokens; `map_shape` is of the patches.
+    grid: TokenGrid | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +152,7 @@ class NetworkInfo:
                 pooling=head["pooling"],
                 map_shape=tuple(head["map_shape"]),
                 shape=tuple(head["shape"]),
+                grid=head.get("grid") and TokenGrid(**head["grid"]),
             )
             for head in values["heads"]
         )

@@ -13,6 +13,12 @@ class TokenGrid:
     height: int
     width: int
 
+    def tokens_of(self, pooling):
+        """Return the first and the last-plus-one of the tokens that a pooling takes."""
+        if pooling == "cls":
+            return 0, 1
+        return self.n_prefix, self.n_prefix + self.height * self.width
+
 
 def find_grid(n_tokens, maps, n_prefix=None):
     """Return the grid of a sequence of tokens, or None where nothing tells it.

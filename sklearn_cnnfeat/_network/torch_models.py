@@ -6,6 +6,7 @@ is left as it was.
 """
 
 import copy
+import hashlib
 import logging
 import math
 import warnings
@@ -18,6 +19,7 @@ from sklearn_cnnfeat._network.axes import CHANNELS_FIRST, find_axes
 from sklearn_cnnfeat._network.channels_first import to_converted
 from sklearn_cnnfeat._network.layers import Kernel, Layer, sentence
 from sklearn_cnnfeat._network.runtime import import_openvino
+from sklearn_cnnfeat._network.spec import installed_version
 from sklearn_cnnfeat._network.tokens import find_grid
 from sklearn_cnnfeat.exceptions import EngineError
 
@@ -87,6 +89,55 @@ def find_channels(module):
     return 3
 
 
+def module_facts(module):
+    """Return size, channels, mean and deviation of a module's images; None where it does not say.
+
+    Networks of timm carry a `pretrained_cfg`; to others the transforms of their weights can be
+    attached: ``network.transforms = weights.transforms()``, as torchvision has them.
+    """
+    channels = find_channels(module)
+    config = getattr(module, "pretrained_cfg", None)
+    if isinstance(config, dict) and "input_size" in config:
+        return (
+            tuple(config["input_size"][1:]),
+            channels,
+            tuple(config["mean"]),
+            tuple(config["std"]),
+        )
+    transforms = getattr(module, "transforms", None)
+    if all(hasattr(transforms, name) for name in ("crop_size", "mean", "std")):
+        sides = tuple(transforms.crop_size)
+        size = sides if len(sides) == 2 else sides * 2
+        return size, channels, tuple(transforms.mean), tuple(transforms.std)
+    return (None, None), channels, None, None
+
+
+def digest_of_module(module):
+    """Return the digest of a module's classes, settings and weights."""
+    torch = import_torch()
+    digest = hashlib.sha256()
+    versions = {name: installed_version(name) for name in ("torch", "timm", "torchvision")}
+    digest.update(repr(versions).encode())
+    for path, part in module.named_modules():
+        settings = {
+            name: value
+            for name, value in sorted(vars(part).items())
+            if name != "training" and isinstance(value, _PLAIN)
+        }
+        kind = type(part)
+        digest.update(f"{path} {kind.__module__}.{kind.__qualname__} {settings!r}".encode())
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        values = value.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        # As bytes: NumPy has no bfloat16.
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+# Types of settings whose text tells their value.
+_PLAIN = (bool, int, float, str, tuple, list, type(None))
+
+
 # --- calls ----------------------------------------------------------------------------------------
 
 
@@ -150,6 +201,48 @@ def _record_calls(module, images, keep):
         for handle in handles:
             handle.remove()
     return calls, failure
+
+
+class _Enough(Exception):
+    """All that was wanted has been computed; carries it out of a module."""
+
+
+def find_layers_called(module, images, wanted):
+    """Return the outputs of some calls by their paths; nothing behind the last one is computed."""
+    missing, found = set(wanted), {}
+
+    def keep(path, output):
+        if path in missing:
+            found[path] = output.clone()
+            missing.discard(path)
+            if not missing:
+                raise _Enough
+
+    counts = {}
+
+    def hook(path):
+        def note(part, inputs, output):
+            counts[path] = counts.get(path, 0) + 1
+            keep(path if counts[path] == 1 else f"{path}#{counts[path]}", output)
+
+        return note
+
+    parts = {path.partition("#")[0] for path in wanted}
+    handles = [
+        part.register_forward_hook(hook(path))
+        for path, part in module.named_modules()
+        if path in parts
+    ]
+    try:
+        output = module(images)
+        if not handles:  # a module without submodules is a layer itself
+            found[wanted[0]] = output
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _problem_of(output):
