@@ -61,8 +61,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
           by name it counts the whole network with its classifier: -2 is the second to last layer;
         - ``"last"``: the last layer before the classifier. For networks by name that is the last
           one of ``include_top=False``; for other models the one that feeds the final `Dense`;
-        - ``"stride8"``, ``"stride16"``, ``"stride32"`` (``"stride4"``): the last layer whose maps are
-          so many times smaller than the image, in any network;
+        - ``"stride4"``, ``"stride8"``, ``"stride16"``, ``"stride32"``: the last layer whose maps
+          are so many times smaller than the image, in any network;
         - a list of these: their columns stand side by side.
 
     pooling : {"flatten", "avg", "max", "gem", "spp", "cls"}, callable or None, default="flatten"
@@ -147,12 +147,12 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
     max_pixels : int, default=178956970
         Images of more pixels than this are refused before they are decoded.
 
-    engine : {"auto", "openvino", "keras"}, default="auto"
+    engine : {"auto", "openvino", "keras", "torch"}, default="auto"
         What runs the network. ``"auto"`` is Keras on a GPU that TensorFlow sees, and OpenVINO on
         a CPU. A network that OpenVINO cannot run, or computes differently, runs on Keras with a
         warning. `fit` chooses, and `transform` keeps the choice.
 
-    precision : {"float32", "bfloat16", "int8"}, default="float32"
+    precision : {"float32", "bfloat16", "float16", "int8"}, default="float32"
         Arithmetic of the OpenVINO engine. ``"bfloat16"`` is about twice as fast on processors
         that compute it in hardware, and changes features in the third digit. ``"int8"`` is
         faster still: the network is quantized with NNCF (``pip install
@@ -197,7 +197,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         Height and width in pixels of the images that the network sees; None where each image
         keeps its own size.
 
-    engine_ : {"openvino", "keras"}
+    engine_ : {"openvino", "keras", "torch"}
         What runs the network.
 
     n_features_in_ : int
@@ -267,8 +267,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         "data_format": [StrOptions({"channels_last", "channels_first"})],
         "formats": [list, tuple, set, frozenset, None],
         "max_pixels": [Interval(Real, 1, None, closed="left")],
-        "engine": [StrOptions({"auto", "openvino", "keras"})],
-        "precision": [StrOptions({"float32", "bfloat16", "int8"})],
+        "engine": [StrOptions({"auto", "openvino", "keras", "torch"})],
+        "precision": [StrOptions({"float32", "bfloat16", "float16", "int8"})],
         # Images of any kind, with errors of their own.
         "calibration": "no_validation",
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],

@@ -6,18 +6,18 @@ networks of timm are converted in a process of their own, modules where they are
 
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from sklearn_cnnfeat._files import digest_of_file, digest_of_text
 from sklearn_cnnfeat._network import conversion, graph, onnx_models, store, timm_models
 from sklearn_cnnfeat._network.converted import ConversionError
-from sklearn_cnnfeat._network.converter import keras_process
 from sklearn_cnnfeat._network.engines.openvino import write_network
 from sklearn_cnnfeat._network.folding import fold_batch_normalization
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.layout import carry_transpositions
 from sklearn_cnnfeat._network.onnx_files import read_onnx
-from sklearn_cnnfeat._network.process import limited_memory
+from sklearn_cnnfeat._network.process import KerasProcess, limited_memory
 from sklearn_cnnfeat._network.record import NetworkRecord
 from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.spec import (
@@ -130,11 +130,21 @@ def check_engine(source, engine):
         raise ValueError(
             f"engine='keras' runs Keras models, and {describe(source)} is none. Use engine='auto'."
         )
-    if not is_foreign(source) and engine == "torch":
+    if source.kind not in ("torch", "timm") and engine == "torch":
         raise ValueError(
             f"engine='torch' runs PyTorch modules and networks of timm, and {describe(source)} is "
             "neither. Use engine='auto'."
         )
+
+
+def choose_engine(source):
+    """Return the engine that ``engine="auto"`` means on this machine for such a network."""
+    # Device files of NVIDIA's and AMD's drivers: PyTorch is not imported only to see no GPU.
+    if source.kind == "onnx" or not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd"))):
+        return "openvino"
+    from sklearn_cnnfeat._network.engines.torch_engine import find_device
+
+    return "torch" if find_device().type == "cuda" else "openvino"
 
 
 # --- facts ----------------------------------------------------------------------------------------
@@ -188,8 +198,10 @@ def _timm_record(name):
     return asdict(timm_models.timm_facts(name))
 
 
+@lru_cache(maxsize=1)
 def _process():
-    return keras_process("openvino")
+    # Without a GPU, which the process would only take memory of.
+    return KerasProcess({"CUDA_VISIBLE_DEVICES": "-1"})
 
 
 # --- identity -------------------------------------------------------------------------------------
@@ -212,6 +224,13 @@ def identify(source, model=None):
         return replace(source, digest=digest_of_text(f"{versions}"))
     path = source.weights if source.weights != "imagenet" else _pretrained(source.name)
     return replace(source, digest=digest_of_text(f"{digest_of_file(str(path))} {versions[0]}"))
+
+
+def _timm_weights(source):
+    """Return the path of a network's weights; None for random ones."""
+    if source.weights == "random":
+        return None
+    return str(_pretrained(source.name)) if source.weights == "imagenet" else source.weights
 
 
 def _pretrained(name):
@@ -238,9 +257,7 @@ def convert(source, input_size, folder, module=None):
     if source.kind == "onnx":
         return _process().run(_convert_onnx, source, input_size, folder)
     if source.kind == "timm":
-        facts = _timm_facts(source.name)
-        weights = None if source.weights == "random" else source.weights
-        weights = str(_pretrained(source.name)) if weights == "imagenet" else weights
+        facts, weights = _timm_facts(source.name), _timm_weights(source)
         return _process().run(_convert_timm, source, facts, weights, input_size, folder)
     from sklearn_cnnfeat._network import torch_models
 
@@ -302,6 +319,32 @@ def _run(converted, path, images):
     return openvino.Core().compile_model(part, "CPU", options)(images)[0]
 
 
+# --- modules in this process ----------------------------------------------------------------------
+
+
+def describe_module(source, input_size, module=None):
+    """Return a module, its record, and the order of the axes of each layer's output."""
+    from sklearn_cnnfeat._network import torch_models
+
+    resize = None
+    if source.kind == "timm":
+        facts, weights = _timm_facts(source.name), _timm_weights(source)
+        module, size, resize = timm_models.open_timm(facts, weights, source.seed, input_size)
+    else:
+        torch_models.check_module(module)
+        size = (*input_size, torch_models.find_channels(module))
+        module = torch_models.as_float32(module)
+    layers, orders = torch_models.list_module_layers(module, size, describe(source), resize)
+    record = NetworkRecord(
+        layers=tuple(layers),
+        n_layers=len(layers),
+        input_shape=size,
+        converter="PyTorch",
+        is_lasting=source.kind == "timm" or has_lasting_identity(module),
+    )
+    return module, record, orders
+
+
 # --- kernels --------------------------------------------------------------------------------------
 
 
@@ -312,9 +355,7 @@ def read_kernels(source, layer, module=None):
     if source.kind == "onnx":
         return _process().run(_onnx_kernels, source.name, layer)
     if source.kind == "timm":
-        facts = _timm_facts(source.name)
-        weights = None if source.weights == "random" else source.weights
-        weights = str(_pretrained(source.name)) if weights == "imagenet" else weights
+        facts, weights = _timm_facts(source.name), _timm_weights(source)
         return _process().run(_timm_kernels, facts, weights, source.seed, layer)
     return _module_kernels(module, layer)
 

@@ -81,8 +81,13 @@ def choose_engine():
 
 def check_precision(precision, engine):
     """Raise where an engine, or this processor, does not compute in a precision."""
-    if precision == "float32":
+    if precision == "float32" or (engine == "torch" and precision in ("float16", "bfloat16")):
         return
+    if precision == "float16" or engine == "torch":
+        raise ValueError(
+            f"precision={precision!r} is not arithmetic of engine={engine!r}: 'float16' is of "
+            "engine='torch', 'int8' of engine='openvino'. Use precision='float32'."
+        )
     if engine != "openvino":
         raise ValueError(
             f"precision={precision!r} is arithmetic of the OpenVINO engine, and Keras runs this "
@@ -464,6 +469,38 @@ class KerasNetwork(CompiledNetwork):
         return framework.KerasEngine(self._part, batch_size)
 
 
+class TorchNetwork(CompiledNetwork):
+    """Some layers of a PyTorch module in this process.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+        What to compute.
+    model : torch.nn.Module or None
+        The network, where it is not one of timm.
+    """
+
+    engine = "torch"
+
+    def __init__(self, spec, model):
+        self._module, record, self._orders = foreign.describe_module(
+            spec.source, spec.input_size, model
+        )
+        super().__init__(spec, record)
+
+    def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
+        from sklearn_cnnfeat._network.engines.torch_engine import TorchEngine
+
+        return TorchEngine(
+            self._module,
+            self.info.heads,
+            self._orders,
+            self.spec.preprocessing,
+            precision,
+            batch_size,
+        )
+
+
 def open_network(spec, engine, model=None, announce=None, calibrate=None):
     """Return the compiled network of a spec.
 
@@ -471,7 +508,7 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None):
     ----------
     spec : NetworkSpec
         What to compute, with a source that carries its digest.
-    engine : {"auto", "openvino", "keras"}
+    engine : {"auto", "openvino", "keras", "torch"}
         What to compute it with.
     model : keras.Model, default=None
         The model, where the spec names an object.
@@ -487,7 +524,8 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None):
     """
     wanted = engine
     if engine == "auto":
-        wanted = "openvino" if foreign.is_foreign(spec.source) else choose_engine()
+        is_foreign = foreign.is_foreign(spec.source)
+        wanted = foreign.choose_engine(spec.source) if is_foreign else choose_engine()
     foreign.check_engine(spec.source, wanted)
     if wanted == "openvino" and not has_openvino():
         raise ImportError(
@@ -521,6 +559,8 @@ def _open(spec, wanted, engine, model, announce, calibrate):
                 raise
             reason = str(error)
     check_process()
+    if wanted == "torch":
+        return TorchNetwork(spec, model)
     from sklearn_cnnfeat._network.keras_models import load_network
 
     return KerasNetwork(spec, model or load_network(spec.source, spec.input_size), reason)

@@ -8,7 +8,6 @@ from pathlib import Path
 from sklearn_cnnfeat._network.torch_models import (
     convert_module,
     import_torch,
-    list_module_layers,
 )
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
@@ -244,7 +243,13 @@ def _resizer(facts, network):
 
 
 def convert_timm(facts, weights=None, seed=None, input_size=None):
-    """Return a network of timm as a `Converted`.
+    """Return a network of timm as a `Converted`; parameters are those of `open_timm`."""
+    network, size, resize = open_timm(facts, weights, seed, input_size)
+    return convert_module(network, size, f"'{PREFIX}{facts.name}'", resize)
+
+
+def open_timm(facts, weights=None, seed=None, input_size=None):
+    """Return a network of timm, height, width and channels of its images, and its other sizes.
 
     Parameters
     ----------
@@ -254,26 +259,18 @@ def convert_timm(facts, weights=None, seed=None, input_size=None):
         As for `build_timm`.
     input_size : (int, int), default=None
         Height and width; None is the size that the weights were trained for.
+
+    Returns
+    -------
+    network : torch.nn.Module
+    size : (int, int, int)
+    resize : callable or None
+        As for `list_module_layers`.
     """
-    network, size = _build_for(facts, weights, seed, input_size)
-    return convert_module(network, size, f"'{PREFIX}{facts.name}'", _resizer(facts, network))
-
-
-def list_timm_layers(facts, input_size=None):
-    """Return the `Layer` of every call in a network; no weights are needed."""
-    network, size = _build_for(facts, None, 0, input_size)
-    layers, _ = list_module_layers(
-        network, size, f"'{PREFIX}{facts.name}'", _resizer(facts, network)
-    )
-    return layers
-
-
-def _build_for(facts, weights, seed, input_size):
     network = build_timm(facts, weights, seed)
     height, width, channels = facts.size
-    size = (*(input_size or (height, width)), channels)
-    if input_size is not None and tuple(input_size) != (height, width):
-        # Those that are built for one size have position tables, which timm interpolates.
-        if hasattr(network, "set_input_size"):
-            network.set_input_size(tuple(input_size))
-    return network, size
+    is_other = input_size is not None and tuple(input_size) != (height, width)
+    # Networks that are built for one size have tables of positions, which timm interpolates.
+    if is_other and hasattr(network, "set_input_size"):
+        network.set_input_size(tuple(input_size))
+    return network, (*(input_size or (height, width)), channels), _resizer(facts, network)

@@ -420,7 +420,7 @@ def convert_module(module, size, name, resize=None):
         If OpenVINO cannot take it, or computes it differently.
     """
     check_module(module)
-    module = _as_float32(module)
+    module = as_float32(module)
     layers, orders = list_module_layers(module, size, name, resize)
     height, width, channels = size
     example = _example((1, channels, height, width), seed=0)
@@ -443,7 +443,7 @@ def convert_module(module, size, name, resize=None):
     return to_converted(model, layers, outputs, orders)
 
 
-def _as_float32(module):
+def as_float32(module):
     """Return a module whose weights are float32 in memory: itself, or a copy."""
     torch = import_torch()
     tensors = [*module.parameters(), *module.buffers()]

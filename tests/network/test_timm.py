@@ -1,0 +1,168 @@
+"""Networks of timm: names, weights, preprocessing, and parity of all families."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason='needs pip install "sklearn-cnnfeat[timm]"')
+timm = pytest.importorskip("timm", reason='needs pip install "sklearn-cnnfeat[timm]"')
+
+from test_torch import run_torch  # noqa: E402
+from torch_networks import scale_weights  # noqa: E402
+
+from sklearn_cnnfeat._network.timm_models import (  # noqa: E402
+    build_timm,
+    fetch_timm_weights,
+    find_timm_weights,
+    list_timm_models,
+    open_timm,
+    timm_facts,
+)
+from sklearn_cnnfeat._network.torch_models import convert_module  # noqa: E402
+from sklearn_cnnfeat.exceptions import WeightsNotFoundError  # noqa: E402
+
+TOLERANCE = 5e-6
+
+# Two of each of fifteen families, the smallest, at sizes that take little time.
+NETWORKS = [
+    *[("resnet18", (64, 96)), ("resnetv2_50", (64, 96))],
+    *[("vgg11", (64, 64)), ("vgg11_bn", (64, 64))],
+    *[("densenet121", (64, 96)), ("densenetblur121d", (64, 96))],
+    *[("efficientnet_b0", (64, 96)), ("tf_efficientnetv2_b0", (64, 96))],
+    *[("mobilenetv3_small_050", (64, 96)), ("mobilenetv3_large_100", (64, 96))],
+    *[("regnetx_002", (64, 96)), ("regnety_002", (64, 96))],
+    *[("convnext_atto", (64, 96)), ("convnext_femto_ols", (64, 96))],
+    *[("convnextv2_atto", (64, 96)), ("convnextv2_femto", (64, 96))],
+    *[("swin_tiny_patch4_window7_224", None), ("swinv2_cr_tiny_224", None)],
+    *[("vit_tiny_patch16_224", None), ("deit_tiny_distilled_patch16_224", None)],
+    *[("vit_small_patch14_reg4_dinov2", (224, 224)), ("vit_small_patch14_dinov2", (224, 224))],
+    *[("efficientvit_b0", (64, 96)), ("efficientvit_m0", None)],
+    *[("fastvit_t8", (128, 128)), ("fastvit_sa12", (128, 128))],
+    *[("inception_v3", (128, 160)), ("inception_v4", (128, 160))],
+    *[("ghostnet_050", (64, 96)), ("mobilenetv2_035", (64, 96))],
+]
+FAST = {"resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224"}
+
+
+def cases():
+    for name, size in NETWORKS:
+        marks = [] if name in FAST else [pytest.mark.slow, pytest.mark.timeout(900)]
+        yield pytest.param(name, size, marks=marks, id=name)
+
+
+@pytest.mark.parametrize(("name", "size"), cases())
+def test_first_middle_and_last_layer_equal_torch(name, size, compute):
+    facts = timm_facts(f"timm/{name}")
+    network, size, resize = open_timm(facts, None, 0, size)
+    scale_weights(network)
+    converted = convert_module(network, size, name, resize)
+    pixels = np.random.default_rng(1).uniform(-2, 2, (1, *size)).astype(np.float32)
+    expected, computed = run_torch(network, pixels), compute(converted, pixels)
+    paths = [path for path in computed if "#" not in path]
+    order = {layer.path: layer for layer in converted.layers}
+    errors = {}
+    for path in (paths[0], paths[len(paths) // 2], paths[-1]):
+        wanted, value = expected[path], computed[path]
+        if wanted.ndim == 4 and wanted.shape[1:] != order[path].shape:
+            wanted = wanted.transpose(0, 2, 3, 1)
+        errors[path] = np.abs(value - wanted).max() / np.abs(wanted).max()
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
+def test_facts_are_timms():
+    facts = timm_facts("timm/vit_small_patch16_224.augreg_in1k")
+    assert facts.size == (224, 224, 3)
+    assert facts.mean == facts.std == (0.5, 0.5, 0.5)
+    assert (facts.interpolation, facts.crop) == ("bicubic", 0.9)
+    assert facts.name == "vit_small_patch16_224.augreg_in1k"
+    # Without a tag the first one of timm's.
+    assert timm_facts("timm/resnet50").name == f"resnet50.{timm.get_pretrained_cfg('resnet50').tag}"
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        ("timm/resnet51", "Nearest names: .*'timm/resnet50'"),
+        ("timm/resnet50.imagenet", "has no weights 'imagenet' of 'resnet50'.*'a1_in1k'"),
+    ],
+)
+def test_unknown_names(model, match):
+    with pytest.raises(ValueError, match=match):
+        timm_facts(model)
+
+
+def test_names_are_listed_with_their_tags():
+    names = list_timm_models("timm/convnext_tiny*")
+    assert "timm/convnext_tiny.fb_in1k" in names
+    assert all(name.startswith("timm/convnext_tiny") for name in names)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    from safetensors.torch import save_file
+
+    network = build_timm(timm_facts("timm/mobilenetv3_small_050"), None, seed=3)
+    path = tmp_path / "own.safetensors"
+    save_file(network.state_dict(), path)
+    return network, path
+
+
+@pytest.mark.parametrize(
+    ("variable", "place"),
+    [
+        ("HF_HUB_CACHE", "models--timm--{name}/snapshots/0a1b/model.safetensors"),
+        ("SKLEARN_CNNFEAT_WEIGHTS", "models--timm--{name}/snapshots/0a1b/model.safetensors"),
+        ("SKLEARN_CNNFEAT_WEIGHTS", "{name}.safetensors"),
+        ("SKLEARN_CNNFEAT_WEIGHTS", "{name}/model.safetensors"),
+    ],
+)
+def test_weights_are_found_offline(weights, tmp_path, monkeypatch, variable, place):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv(variable, str(tmp_path / "folder"))
+    network, source = weights
+    facts = timm_facts("timm/mobilenetv3_small_050.lamb_in1k")
+    path = tmp_path / "folder" / place.format(name=facts.name)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(source.read_bytes())
+    assert find_timm_weights(facts)[0] == path == fetch_timm_weights(facts)
+    again = build_timm(facts, path)
+    for name, value in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+
+
+def test_missing_weights_are_told_completely(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("SKLEARN_CNNFEAT_WEIGHTS", raising=False)
+    import huggingface_hub
+
+    def fail(*args, **kwargs):
+        raise OSError("no route to huggingface.co")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    facts = timm_facts("timm/mobilenetv3_small_050.lamb_in1k")
+    with pytest.raises(WeightsNotFoundError) as caught:
+        fetch_timm_weights(facts)
+    for part in (
+        "could not be downloaded (no route to huggingface.co)",
+        "https://huggingface.co/timm/mobilenetv3_small_050.lamb_in1k/resolve/main/model.safetensors",
+        "mobilenetv3_small_050.lamb_in1k.safetensors",
+        str(tmp_path),
+        "SKLEARN_CNNFEAT_WEIGHTS: it is not set",
+        "weights=None",
+    ):
+        assert part in str(caught.value)
+
+
+def test_pickles_and_foreign_weights_are_refused(tmp_path, weights):
+    facts = timm_facts("timm/resnet18")
+    with pytest.raises(ValueError, match="which can hold code"):
+        build_timm(facts, tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match="do not fit 'timm/resnet18"):
+        build_timm(facts, weights[1])
+
+
+def test_random_weights_follow_the_seed_and_leave_the_generator():
+    facts = timm_facts("timm/mobilenetv3_small_050")
+    state = torch.get_rng_state()
+    first, same, other = (build_timm(facts, None, seed).classifier.weight for seed in (1, 1, 2))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,134 @@
+"""PyTorch modules through the public interface."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason='needs pip install "sklearn-cnnfeat[torch]"')
+
+from torch_networks import Residual, Tokens, scale_weights  # noqa: E402
+
+from sklearn_cnnfeat import CNNFeatureTransformer, filter_summary, layer_summary  # noqa: E402
+from sklearn_cnnfeat.exceptions import CacheWarning  # noqa: E402
+
+TOLERANCE = 5e-6
+PHOTOS = np.random.default_rng(5).integers(0, 256, (5, 32, 48, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "home"))
+
+
+def output_of(network, path, pixels=PHOTOS):
+    """Return what a submodule gives for pixels on 0-1, by a hook of our own."""
+    found = []
+    part = network.get_submodule(path)
+    handle = part.register_forward_hook(lambda _, __, output: found.append(output.clone()))
+    inputs = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 255
+    with torch.no_grad():
+        network(torch.from_numpy(inputs))
+    handle.remove()
+    return found[0].numpy()
+
+
+def assert_close(found, expected, tolerance=TOLERANCE):
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_rows_equal_torch(engine):
+    network = scale_weights(Residual())
+    parameters = {"preprocessing": "rescale", "input_size": (32, 48), "engine": engine}
+    cnn = CNNFeatureTransformer(network, "block.1", "avg", **parameters)
+    maps = output_of(network, "block.1")
+    rows = cnn.fit_transform(PHOTOS)
+    assert_close(rows, maps.mean((2, 3)))
+    assert cnn.engine_ == ("torch" if engine == "torch" else "openvino")
+    assert_close(cnn.set_params(pooling="flatten").fit_transform(PHOTOS), _flat(maps))
+    spp = cnn.set_params(pooling="spp").fit_transform(PHOTOS)
+    assert_close(spp[:, :8], maps.max((2, 3)))
+    several = cnn.set_params(layer=["bn1", "fc"], pooling="max").fit_transform(PHOTOS)
+    assert_close(several[:, :8], output_of(network, "bn1").max((2, 3)))
+    assert_close(several[:, 8:], output_of(network, "fc"))
+
+
+def _flat(maps):
+    return maps.transpose(0, 2, 3, 1).reshape(len(maps), -1)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_tokens(engine):
+    network = scale_weights(Tokens())
+    tokens = output_of(network, "norm")
+    cnn = CNNFeatureTransformer(
+        network, "norm", "cls", preprocessing="rescale", input_size=(32, 48), engine=engine
+    )
+    assert_close(cnn.fit_transform(PHOTOS), tokens[:, 0])
+    assert_close(cnn.set_params(pooling="avg").fit_transform(PHOTOS), tokens[:, 3:].mean(1))
+    assert cnn.feature_shapes_ == [(4, 6, 20)]
+
+
+def test_half_precision_on_torch():
+    network = scale_weights(Residual())
+    cnn = CNNFeatureTransformer(
+        network,
+        "block.1",
+        "avg",
+        preprocessing="rescale",
+        input_size=(32, 48),
+        engine="torch",
+        precision="bfloat16",
+    )
+    expected = output_of(network, "block.1").mean((2, 3))
+    rows = cnn.fit_transform(PHOTOS)
+    # Four convolutions and normalizations of numbers with 8 significant bits.
+    assert_close(rows, expected, tolerance=8 * 2**-8)
+    assert np.abs(rows - expected).max() > TOLERANCE * np.abs(expected).max()
+
+
+def test_a_pickle_carries_the_module(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    cnn = CNNFeatureTransformer(
+        network, "0", "avg", preprocessing="rescale", input_size=32, cache=tmp_path / "cache"
+    ).fit(PHOTOS)
+    again = pickle.loads(pickle.dumps(cnn))
+    np.testing.assert_array_equal(again.transform(PHOTOS), cnn.transform(PHOTOS))
+
+
+def test_rows_of_own_classes_are_not_cached(tmp_path):
+    cnn = CNNFeatureTransformer(
+        scale_weights(Residual()), "bn1", "avg", input_size=32, cache=tmp_path / "cache"
+    )
+    with pytest.warns(CacheWarning, match="is not used"):
+        cnn.fit(PHOTOS)
+
+
+def test_a_module_that_changes_is_another_network():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    cnn = CNNFeatureTransformer(network, "0", "avg", preprocessing="rescale", input_size=(32, 48))
+    cnn.fit(PHOTOS)
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    assert_close(cnn.fit_transform(PHOTOS), output_of(network, "0").mean((2, 3)))
+
+
+def test_size_and_normalization_that_a_module_carries():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    with pytest.raises(ValueError, match="does not say the size of its images"):
+        CNNFeatureTransformer(network, "0").fit(PHOTOS)
+    network.pretrained_cfg = {"input_size": (3, 32, 48), "mean": [0.5] * 3, "std": [0.25] * 3}
+    cnn = CNNFeatureTransformer(network, "0", "avg")
+    rows = cnn.fit_transform(PHOTOS)
+    pixels = (PHOTOS / 255 - 0.5) / 0.25 * 255
+    assert_close(rows, output_of(network, "0", pixels).mean((2, 3)))
+
+
+def test_summaries():
+    network = scale_weights(Residual())
+    layers = layer_summary(network, input_size=32)
+    assert list(layers["path"][:2]) == ["conv1", "bn1"]
+    kernels = filter_summary(network, input_size=32)
+    assert kernels["kernel_shape"].iloc[0] == (3, 3, 3, 8)
