@@ -87,7 +87,7 @@ def _unopened(cnn, spec):
         ),
         reading=reading(cnn),
         precision=cnn.precision,
-        model=cnn.model if is_keras_model(cnn.model) or foreign.is_module(cnn.model) else None,
+        model=cnn.model if foreign.is_network(cnn.model) else None,
         pooling=cnn.pooling if callable(cnn.pooling) else None,
         preprocessing=cnn.preprocessing if callable(cnn.preprocessing) else None,
         calibration=cnn.calibration if cnn.precision == "int8" else None,

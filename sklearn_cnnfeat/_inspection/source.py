@@ -1,6 +1,6 @@
 """The network that a transformer uses."""
 
-from sklearn_cnnfeat._network.keras_models import is_keras_model
+from sklearn_cnnfeat._network.foreign import is_network
 from sklearn_cnnfeat._parameters import network_source
 
 
@@ -12,5 +12,5 @@ def network_of(transformer, layer=None):
     """
     layer = transformer.layer if layer is None else layer
     layers = tuple(layer) if isinstance(layer, list) else (layer,)
-    model = transformer.model if is_keras_model(transformer.model) else None
+    model = transformer.model if is_network(transformer.model) else None
     return *network_source(transformer, layers), model

@@ -14,6 +14,7 @@ from sklearn_cnnfeat._network import conversion, graph, onnx_models, store, timm
 from sklearn_cnnfeat._network.converted import ConversionError
 from sklearn_cnnfeat._network.engines.openvino import write_network
 from sklearn_cnnfeat._network.folding import fold_batch_normalization
+from sklearn_cnnfeat._network.keras_models import is_keras_model
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.layout import carry_transpositions
 from sklearn_cnnfeat._network.onnx_files import read_onnx
@@ -65,6 +66,11 @@ def is_module(model):
         (kind.__module__, kind.__qualname__) == ("torch.nn.modules.module", "Module")
         for kind in type(model).__mro__
     )
+
+
+def is_network(model):
+    """Whether `model` is a network itself, of Keras or PyTorch, and not the name of one."""
+    return is_keras_model(model) or is_module(model)
 
 
 def find_source(model, weights, seed, trusted):

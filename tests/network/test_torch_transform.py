@@ -128,7 +128,8 @@ def test_size_and_normalization_that_a_module_carries():
 
 def test_summaries():
     network = scale_weights(Residual())
-    layers = layer_summary(network, input_size=32)
+    network.pretrained_cfg = {"input_size": (3, 32, 32), "mean": [0.5] * 3, "std": [0.25] * 3}
+    layers = layer_summary(network)
     assert list(layers["path"][:2]) == ["conv1", "bn1"]
-    kernels = filter_summary(network, input_size=32)
+    kernels = filter_summary(network)
     assert kernels["kernel_shape"].iloc[0] == (3, 3, 3, 8)
