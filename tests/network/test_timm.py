@@ -146,7 +146,7 @@ def test_missing_weights_are_told_completely(tmp_path, monkeypatch):
         "https://huggingface.co/timm/mobilenetv3_small_050.lamb_in1k/resolve/main/model.safetensors",
         "mobilenetv3_small_050.lamb_in1k.safetensors",
         str(tmp_path),
-        "SKLEARN_CNNFEAT_WEIGHTS: it is not set",
+        "SKLEARN_CNNFEAT_WEIGHTS names: it is not set",
         "weights=None",
     ):
         assert part in str(caught.value)

@@ -13,7 +13,8 @@ def scale_weights(network, seed=0):
                 if value.ndim >= 2 and name.endswith("weight"):
                     deviation = (2 / value[0].numel()) ** 0.5
                     value.copy_(torch.randn(value.shape, generator=generator) * deviation)
-                elif value.ndim == 1 and name == "weight":
+                elif value.ndim == 1 and getattr(part, "weight", value).ndim == 1:
+                    # Shifts as large as the means, so that ReLU leaves something.
                     value.copy_(0.5 + torch.rand(value.shape, generator=generator))
             for name in ("running_mean", "running_var"):
                 value = getattr(part, name, None)
