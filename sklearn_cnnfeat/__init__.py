@@ -11,6 +11,9 @@ _import_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 def __getattr__(name):
     if name != "__version__":
+        from sklearn_cnnfeat._versions import check_loaded
+
+        check_loaded()
         return _import_name(name)
     from importlib.metadata import PackageNotFoundError, version
 

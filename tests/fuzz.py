@@ -187,8 +187,8 @@ def _places(value):
 class Images:
     """Image files of all formats, damaged anywhere."""
 
-    # MB: four bytes for each of the pixels that the default of max_pixels lets in.
-    most_memory = 850
+    # MB: eight bytes for each of the pixels that the default of max_pixels lets in.
+    most_memory = 1600
 
     def __init__(self):
         from make_bad_images import bad_images, good_images
@@ -196,7 +196,7 @@ class Images:
         from sklearn_cnnfeat._images import ImageSpec, as_images
         from sklearn_cnnfeat.exceptions import ImageError
 
-        warnings.simplefilter("ignore")  # Pillow's, of what it finds in damaged files
+        warnings.simplefilter("error")  # Pillow's must stay inside
         self._error = ImageError
         self._images = as_images([b"x"])
         self._specs = [

@@ -312,9 +312,8 @@ def test_value_range_speaks_of_the_numbers_in_files(tmp_path):
 # --- bad images ----------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("resize", RESIZES)
-def test_bad_images_are_refused_by_name_or_read_whole(resize):
+def test_bad_images_are_refused_by_name_or_read_whole(resize, no_warnings):
     corpus = list(bad_images())
     images = as_images([image.data for image in corpus])
     outcomes = set()
@@ -345,8 +344,9 @@ def test_bad_images_cost_little():
 import warnings
 from fuzz import peak_memory
 from make_bad_images import bad_images
-from sklearn_cnnfeat._images import ImageError, ImageSpec, as_images
-warnings.simplefilter("ignore")
+from sklearn_cnnfeat._images import ImageSpec, as_images
+from sklearn_cnnfeat.exceptions import ImageError
+warnings.simplefilter("error")
 images = as_images([b"x"])
 counts = [0, 0]
 for bad in bad_images():
@@ -435,7 +435,6 @@ def test_enormous_files_are_not_read(tmp_path):
         decode_one(path)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_bad_files_are_named_and_closed(tmp_path):
     make_bad_images(tmp_path)
     paths = sorted(tmp_path.iterdir())
@@ -454,7 +453,6 @@ def test_bad_files_are_named_and_closed(tmp_path):
         assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_any_damage_is_refused_or_read(data):

@@ -2,6 +2,9 @@
 
 import functools
 import http.server
+import os
+import re
+import subprocess
 import sys
 import threading
 import uuid
@@ -12,6 +15,8 @@ import pytest
 from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
+from sklearn_cnnfeat._images import as_images
+from sklearn_cnnfeat._images.urls import read_url
 from sklearn_cnnfeat.exceptions import ImageError
 
 
@@ -131,6 +136,7 @@ def test_without_fsspec(cnn, monkeypatch, on_error):
     nan = CNNFeatureTransformer(**{**cnn.get_params(), "on_error": on_error})
     monkeypatch.setitem(sys.modules, "fsspec", None)
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    monkeypatch.setitem(sys.modules, "fsspec.registry", None)
     url = "s3://bucket/photo.jpg"
     with pytest.raises(ImportError, match=r'pip install "sklearn-cnnfeat\[fsspec\]"'):
         nan.fit([url]).transform([url])
@@ -144,3 +150,134 @@ def test_without_the_package_of_a_file_system(cnn):
         cnn.transform(["nowhere://a.jpg"])
     with pytest.raises(ValueError, match=r"'never://a\.jpg' cannot be read: Protocol not known"):
         cnn.transform(["never://a.jpg"])
+
+
+# --- local URLs ----------------------------------------------------------------------------------
+
+
+def test_local_urls_are_paths(files):
+    images = as_images([f"file://{files[0]}", f"FILE://{files[1]}", f"local://{files[2]}"])
+    assert [images.path(i) for i in range(3)] == files[:3]
+    with pytest.raises(FileNotFoundError, match=r"1 of the 1 files.*: '/nowhere/1\.jpg'"):
+        as_images(["file:///nowhere/1.jpg"]).check()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices in the file system")
+def test_pipes_and_devices_behind_urls_are_refused(tmp_path):
+    """In a process of its own, because a pipe that is opened waits for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    code = """
+import sys
+from sklearn_cnnfeat._images import as_images
+from sklearn_cnnfeat.exceptions import ImageError
+images = as_images(sys.argv[1:])
+for i in range(len(images)):
+    try:
+        images.read(i)
+    except ImageError as error:
+        print(error)
+"""
+    forms = ["{}", "file://{}", "local://{}", "zip://1.jpg::{}", "zip://1.jpg::file://{}"]
+    urls = [form.format(path) for form in forms for path in (tmp_path / "pipe", "/dev/zero")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *urls], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(urls)
+    assert all("regular file" in line for line in lines)
+
+
+# --- size ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def endless():
+    """Serve a file that has no end, to those who ask for a range as well; yield its URL."""
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        sent = 0
+
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while Endless.sent < 2**30:
+                    Endless.sent += self.wfile.write(bytes(2**16))
+            except OSError:
+                pass  # the other side has closed the connection
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/photo.jpg", Endless
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_file_without_end_is_not_read_whole(endless):
+    url, server = endless
+    with pytest.raises(ValueError, match="larger than 100,000 bytes"):
+        read_url(url, 100_000)
+    # What had been sent when the connection was closed: buffers of the system on both sides.
+    assert server.sent < 2**27
+
+
+# --- errors and protocols ------------------------------------------------------------------------
+
+
+def _not_an_archive(tmp_path):
+    (tmp_path / "photos.zip").write_bytes(b"not an archive")
+    return f"zip://1.jpg::{tmp_path / 'photos.zip'}"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _not_an_archive,
+        lambda tmp_path: f"zip://1.jpg::{tmp_path}",
+        lambda tmp_path: f"zip://1.jpg::{tmp_path / 'none.zip'}",
+        lambda tmp_path: "http://127.0.0.1:9/photo.jpg",
+        lambda tmp_path: "https://name.invalid/photo.jpg",
+        lambda tmp_path: "http://",
+        lambda tmp_path: "memory://",
+        lambda tmp_path: "reference://",
+        lambda tmp_path: "simplecache::http://127.0.0.1:9/photo.jpg",
+        lambda tmp_path: "never://a.jpg",
+        lambda tmp_path: "zip://a::never::b",
+    ],
+)
+def test_errors_are_ours_and_name_the_url(cnn, make, tmp_path):
+    url = make(tmp_path)
+    with pytest.raises(ImageError) as caught:
+        images = as_images([url])
+        images.read(0)
+    assert caught.value.name == url
+    assert len(caught.value.reason) > 5
+    with pytest.raises(ValueError, match=re.escape(repr(url))):
+        cnn.transform([url])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "reference://photo.jpg",
+        "ssh://host/photo.jpg",
+        "git://photo.jpg",
+        "simplecache::s3://bucket/photo.jpg",
+        "zip://photo.jpg::simplecache::s3://bucket/photos.zip",
+        "zip://photo.jpg::ftp://host/photos.zip",
+    ],
+)
+def test_protocols_that_are_not_open(url, files, monkeypatch):
+    # As if the packages of all protocols were installed.
+    registry = sys.modules["fsspec.registry"]
+    monkeypatch.setattr(registry, "get_filesystem_class", lambda protocol: None)
+    with pytest.raises(ValueError, match=r"is not among those.*CNNFEAT_URL_PROTOCOLS="):
+        as_images([*files, url]).check()
+    monkeypatch.setenv("CNNFEAT_URL_PROTOCOLS", "reference, ssh, git, simplecache, ftp")
+    as_images([*files, url]).check()

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from sklearn_cnnfeat._images.decode import decode_array, decode_image
-from sklearn_cnnfeat._images.errors import describe
+from sklearn_cnnfeat._images.errors import image_error
 from sklearn_cnnfeat._images.keys import (
     content_digest,
     file_state,
@@ -19,6 +19,7 @@ from sklearn_cnnfeat._images.keys import (
     remember_digest,
 )
 from sklearn_cnnfeat._images.orientation import orientation
+from sklearn_cnnfeat._images.pillow import quiet
 from sklearn_cnnfeat._images.urls import check_urls, is_url, read_url
 from sklearn_cnnfeat._text import first_few
 from sklearn_cnnfeat.exceptions import ImageError
@@ -127,14 +128,14 @@ class Images:
                 # Nothing is wrong with the image.
                 raise
             except Exception as error:
-                raise ImageError(item, describe(error)) from error
+                raise image_error(item, error) from error
         if self.kind == "pil":
             try:
-                with _PIL_LOADING:
+                with _PIL_LOADING, quiet():
                     item.load()
                     orientation(item)  # Pillow parses and keeps it, which must not race either
             except Exception as error:
-                raise ImageError(self.name(i), describe(error)) from error
+                raise image_error(self.name(i), error) from error
         return item
 
     def stamp(self, i):
@@ -200,4 +201,4 @@ class Images:
                 return pixels.astype(self.dtype, copy=False)
             return decode_image(raw, spec, self._value_range)
         except Exception as error:
-            raise ImageError(name, describe(error)) from error
+            raise image_error(name, error) from error

@@ -1,6 +1,5 @@
 """Find damage that Pillow passes over: cut files, missing rows and strips."""
 
-import re
 import zlib
 
 import numpy as np
@@ -54,62 +53,3 @@ def check_rows(data, image):
 
 # Bytes unpacked at once, to be counted.
 _MOST_UNPACKED = 2**20
-
-# In place of the marker at the end of a JPEG file: 64 bits of what no Huffman code begins with.
-_NO_END = b"\xff\x00" * 8
-# The next marker in compressed data, where 255 is followed by 0 and restarts may stand.
-_NO_FILL = re.compile(rb"[^\xff]")
-# Encoders write about ten; each takes time for all pixels, even if it takes no room in the file.
-_MOST_SCANS = 100
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-
-
-def expose_cuts(data):
-    """Return a JPEG file changed so that Pillow notices where its data end too soon.
-
-    If a file was cut off and closed by an end marker, libjpeg paints the rest gray and gives a
-    warning that Pillow hides. Without the marker Pillow waits for more data and then tells. A few
-    bytes stand in for it, because the decoder looks ahead; they are not enough for one more block.
-    A file of several scans needs its end, but if it was cut off it lacks some of its scans.
-    """
-    place, missing, n_scans = 2, {}, 0
-    try:
-        while (marker := data[place + 1]) != 0xD9:
-            if marker == 0xFF:
-                # Markers may be preceded by any number of these.
-                place = _NO_FILL.search(data, place + 2).start() - 1
-                continue
-            if data[place] != 0xFF or 0xD0 <= marker <= 0xD7:
-                return data
-            length = int.from_bytes(data[place + 2 : place + 4], "big")
-            segment = data[place + 4 : place + 2 + length]
-            place += 2 + length
-            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                kind, n_components = marker, segment[5]
-                # Coefficients of each component that no scan has brought to the last bit.
-                missing = {segment[6 + 3 * i]: set(range(64)) for i in range(n_components)}
-            elif marker == 0xDA:
-                if kind in (0xC0, 0xC1) and segment[0] == n_components:
-                    end = data.find(b"\xff\xd9", place)
-                    if end < 0:
-                        # What stands behind it, zeros perhaps, could pass for data.
-                        raise ValueError("image file is truncated: its end is not marked")
-                    return data[:end] + _NO_END
-                last_bit = segment[-1] & 15
-                coefficients = range(segment[-3], segment[-2] + 1)
-                for i in range(segment[0]):
-                    if last_bit == 0:
-                        missing[segment[1 + 2 * i]].difference_update(coefficients)
-                found = _MARKER.search(data, place)
-                if found is None:
-                    return data
-                place = found.start()
-                n_scans += 1
-                if n_scans > _MOST_SCANS:
-                    raise ValueError(f"it has more than {_MOST_SCANS} scans")
-    except (AttributeError, IndexError, KeyError, UnboundLocalError):
-        # Pillow says what is wrong with it.
-        return data
-    if any(missing.values()):
-        raise ValueError("it was cut off: scans are missing, though its end is marked")
-    return data

@@ -3,13 +3,17 @@
 import io
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
-from sklearn_cnnfeat._images.damage import check_rows, check_strips, expose_cuts
+from sklearn_cnnfeat._images.damage import check_rows, check_strips
 from sklearn_cnnfeat._images.formats import find_reader
-from sklearn_cnnfeat._images.modes import as_array, eight_bit, numbers
+from sklearn_cnnfeat._images.jpeg import expose_cuts, find_frame
+from sklearn_cnnfeat._images.limits import check_size
+from sklearn_cnnfeat._images.modes import as_array, eight_bit, n_channels, numbers
 from sklearn_cnnfeat._images.orientation import ON_SIDE, orientation
+from sklearn_cnnfeat._images.pillow import check_exif, check_safe, quiet
 from sklearn_cnnfeat._images.resize import fit, scaled_size
+from sklearn_cnnfeat._images.strips import strips
 
 # The tag of TIFF files that is 0 where 0 is white.
 _WHITE_IS = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
@@ -17,10 +21,21 @@ _WHITE_IS = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
 
 def decode_image(image, spec, value_range):
     """Return the pixels of an encoded image or a PIL image: (height, width, channels)."""
-    image = _upright(_open(image, spec) if isinstance(image, bytes) else image)
-    if value_range is None:
-        return as_array(fit(eight_bit(image, spec.channels), spec))
-    return _decode_floats(numbers(image, spec.channels), spec, value_range)
+    # One name for all stages, so that each is freed as soon as the next is there.
+    with quiet():
+        if isinstance(image, bytes):
+            image = _open(image, spec)
+        turn = orientation(image)
+        if turn is not None:
+            image = image.transpose(turn)
+        if value_range is None:
+            image = eight_bit(image, spec.channels)
+            return as_array(fit(image, spec))
+
+        def rows(top, bottom):
+            return numbers(image.crop((0, top, image.width, bottom)), spec.channels)
+
+        return _decode_floats(rows, image.size, n_channels(image, spec), spec, value_range)
 
 
 def decode_array(pixels, spec, value_range, data_format):
@@ -32,28 +47,64 @@ def decode_array(pixels, spec, value_range, data_format):
     pixels = pixels[:, :, :3]  # no alpha
     # Whatever the other images in `X` are: how an image is resized must not depend on them.
     if value_range is not None or not _is_eight_bit(pixels):
-        return _decode_floats(pixels, spec, value_range)
+        height, width, channels = pixels.shape
+        return _decode_floats(
+            lambda top, bottom: pixels[top:bottom], (width, height), channels, spec, value_range
+        )
     pixels = np.ascontiguousarray(pixels, dtype=np.uint8)
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     return as_array(fit(eight_bit(image, spec.channels), spec))
 
 
-def _decode_floats(pixels, spec, value_range):
+def _decode_floats(rows, size, channels, spec, value_range):
+    """Return float32 pixels on 0..255, of an image whose numbers are read in strips of rows.
+
+    Parameters
+    ----------
+    rows : callable
+        Returns the numbers from a row to another: (height, width, channels).
+    size : (int, int)
+        Width and height.
+    channels : int
+        The last axis of what `rows` returns.
+    """
+    if channels > spec.channels:
+        wanted = [slice(channels)]  # all of them, for a weighted sum
+    else:
+        wanted = [slice(i, i + 1) for i in range(channels)]
+    width, height = size
+    pixels = np.empty((spec.height or height, spec.width or width, len(wanted)), np.float32)
+    # One channel at a time, and each in strips, for the sake of memory.
+    for i, channel in enumerate(wanted):
+        values = (
+            (top, _scale(rows(top, bottom)[:, :, channel], value_range))
+            for top, bottom in strips(size)
+        )
+        if spec.height is None:
+            for top, strip in values:
+                pixels[top : top + len(strip), :, i] = strip
+            continue
+        plane = Image.new("F", size)
+        for top, strip in values:
+            plane.paste(Image.fromarray(strip), (0, top))
+        pixels[:, :, i] = np.asarray(fit(plane, spec))
+        del plane  # before the next one is made
+    return pixels if len(wanted) == spec.channels else np.repeat(pixels, spec.channels, axis=2)
+
+
+def _scale(pixels, value_range):
+    """Return one channel as float32 on 0..255: the numbers, or a weighted sum of three colors."""
     # At least float32, and float64 for what float32 cannot hold exactly (large integers).
     pixels = pixels.astype(np.result_type(pixels.dtype, np.float32), copy=False)
     if value_range is not None:
         low, high = value_range
         pixels = (pixels - low) * 255 / (high - low)
-    if spec.channels == 1 and pixels.shape[2] == 3:
+    if pixels.shape[2] == 3:
         red, green, blue = np.moveaxis(pixels, 2, 0)
-        pixels = (0.299 * red + 0.587 * green + 0.114 * blue)[:, :, np.newaxis]
-    planes = [
-        np.asarray(fit(Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32)), spec))
-        for plane in np.moveaxis(pixels, 2, 0)
-    ]
-    if len(planes) < spec.channels:
-        planes *= spec.channels
-    return np.stack(planes, axis=2)
+        pixels = 0.299 * red + 0.587 * green + 0.114 * blue
+    else:
+        pixels = pixels[:, :, 0]
+    return np.ascontiguousarray(pixels, dtype=np.float32)
 
 
 def _open(data, spec):
@@ -71,21 +122,14 @@ def _open(data, spec):
         )
     if format not in spec.formats:
         raise ValueError(f"it is a {format} image, and formats={tuple(spec.formats)!r}")
+    check_exif(data)
     if format == "jpeg":
         data = expose_cuts(data)
-    try:
-        image = reader(io.BytesIO(data))
-    except SyntaxError as error:  # what Pillow says of a header that makes no sense
-        raise ValueError(f"its header is damaged ({error})") from error
-    width, height = image.size
-    if width * height > spec.max_pixels:
-        raise ValueError(
-            f"its header promises {width} x {height} pixels, more than max_pixels={spec.max_pixels}"
-        )
-    if spec.decode == "fast" and reader is JpegImagePlugin.JpegImageFile and spec.height:
-        on_side = orientation(image) in ON_SIDE
-        needed = scaled_size((height, width) if on_side else (width, height), spec)
-        image.draft(None, needed[::-1] if on_side else needed)
+    image = _read_header(reader, data)
+    check_size(format, data, image, spec.max_pixels)
+    check_safe(data, image)
+    if format == "jpeg" and spec.decode == "fast" and spec.height:
+        _reduce(image, data, spec)
     if format == "tiff":
         check_strips(image)
     image.load()
@@ -97,9 +141,25 @@ def _open(data, spec):
     return image
 
 
-def _upright(image):
-    turn = orientation(image)
-    return image if turn is None else image.transpose(turn)
+def _read_header(reader, data):
+    try:
+        return reader(io.BytesIO(data))
+    except SyntaxError as error:  # what Pillow says of a header that makes no sense
+        if isinstance(error.__cause__, TypeError):
+            # Pillow turns errors of its own code into it as well.
+            raise ValueError(f"Pillow cannot read its header (TypeError: {error})") from error
+        raise ValueError(f"its header is damaged ({error})") from error
+
+
+def _reduce(image, data, spec):
+    """Let the JPEG decoder halve a large picture, as often as it stays larger than is needed."""
+    frame = find_frame(data)
+    if frame is None or frame.is_lossless:
+        # libjpeg decodes these at full size only, into a buffer for the reduced size.
+        return
+    on_side = orientation(image) in ON_SIDE
+    needed = scaled_size(image.size[::-1] if on_side else image.size, spec)
+    image.draft(None, needed[::-1] if on_side else needed)
 
 
 def _is_eight_bit(pixels):

@@ -1,10 +1,43 @@
-"""What an exception says, as the reason of an `ImageError`."""
+"""From whatever goes wrong with an image to an `ImageError`."""
+
+from sklearn_cnnfeat._versions import check_loaded
+from sklearn_cnnfeat.exceptions import ImageError
+
+# What mismatched parts of Pillow raise, and damaged files seldom.
+_FAULTS_OF_CODE = (AttributeError, ImportError, NameError, TypeError)
 
 
-def describe(error):
-    """Return what an exception says, for the reason of an `ImageError`."""
+def image_error(name, error):
+    """Return the `ImageError` for an exception.
+
+    Parameters
+    ----------
+    name : str
+        What the image is called.
+    error : Exception
+        What was raised while the image was read or decoded.
+
+    Raises
+    ------
+    ImportError
+        If Pillow was replaced since this process had loaded it, because then nothing is known of
+        the image.
+    """
+    if isinstance(error, _FAULTS_OF_CODE) or isinstance(_origin(error), _FAULTS_OF_CODE):
+        check_loaded({"PIL": "pillow"})
+    return ImageError(name, _describe(error))
+
+
+def _origin(error):
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _describe(error):
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, (OSError, SyntaxError, ValueError)) and str(error):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+    text = str(error)
+    if isinstance(error, (OSError, SyntaxError, ValueError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

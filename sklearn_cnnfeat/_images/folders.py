@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from sklearn_cnnfeat._images.formats import EXTENSIONS
-from sklearn_cnnfeat._images.urls import is_url
+from sklearn_cnnfeat._images.urls import is_url, local_path
 from sklearn_cnnfeat._text import first_few
 
 __all__ = ["load_image_folder", "load_image_table"]
@@ -305,7 +305,7 @@ def list_images(places):
         If there are no images.
     """
     paths = []
-    for place in map(os.fspath, places):
+    for place in map(local_path, map(os.fspath, places)):
         if os.path.isdir(place):
             paths += _find_images(place, EXTENSIONS)
         elif is_url(place) or os.path.exists(place):

@@ -11,6 +11,7 @@ from scipy.sparse import issparse
 
 from sklearn_cnnfeat._images.arrays import check_shapes, check_value_range, check_values
 from sklearn_cnnfeat._images.collection import Images
+from sklearn_cnnfeat._images.urls import local_path
 from sklearn_cnnfeat._text import first_few
 
 _KINDS = {
@@ -130,8 +131,8 @@ def _sort_out(items, allow_missing=False):
     if len(kinds) > 1 or not kinds <= set(_KIND_NAMES):
         raise _not_one_kind(items)
     (kind,) = kinds
-    if kind == "path" and types != {str}:
-        items = [item if item is None else str(os.fsdecode(item)) for item in items]
+    if kind == "path":
+        items = _as_paths(items, types)
     elif kind == "bytes" and types != {bytes}:
         items = [item if item is None else bytes(item) for item in items]
     elif kind == "array":
@@ -142,6 +143,15 @@ def _sort_out(items, allow_missing=False):
     elif kind == "number":
         return _sort_out(_stack(items))
     return kind, items
+
+
+def _as_paths(items, types):
+    """Return paths and URLs as text, local URLs as paths; missing ones stay None."""
+    if types != {str}:
+        items = [item if item is None else str(os.fsdecode(item)) for item in items]
+    if any("://" in item for item in items if item is not None):
+        items = [item if item is None else local_path(item) for item in items]
+    return items
 
 
 def _kind(type_):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import PIL
 from PIL import features
 
 from sklearn_cnnfeat._images.formats import FORMATS
+from sklearn_cnnfeat._images.pillow import DECODER
 
 # Part of every fingerprint: raise it with any change to the code below that changes a pixel.
 DECODER_VERSION = 3
@@ -36,7 +36,9 @@ class ImageSpec:
     interpolation : str
         One of Pillow's filters: nearest, box, bilinear, hamming, bicubic, lanczos.
     max_pixels : int
-        Larger images are refused from their header, before they are decoded. WebP and TIFF files
+        Larger images are refused from their header, before they are decoded. So are those of fewer
+        pixels that take more than 8 bytes each to decode (WebP, progressive JPEG) and together
+        more than `max_pixels` of 8 bytes. WebP and TIFF files
         beyond twice `PIL.Image.MAX_IMAGE_PIXELS`, which is the default, are refused by Pillow too.
     decode : {"exact", "fast"}
         "fast" lets the JPEG decoder halve large pictures while it decodes them, as often as they
@@ -58,7 +60,7 @@ class ImageSpec:
         """Return text that changes with everything that changes a pixel."""
         return (
             f"pixels {DECODER_VERSION}; {self.height}x{self.width}x{self.channels}; {self.resize}; "
-            f"{self.interpolation}; {self.decode}; pillow {PIL.__version__}; "
+            f"{self.interpolation}; {self.decode}; pillow {DECODER}; "
             f"jpeg {features.version('jpg')}; turbo {features.version('libjpeg_turbo')}; "
             f"webp {features.version('webp')}"
         )

@@ -1,10 +1,25 @@
-"""Files that are elsewhere: URLs of any file system that fsspec knows. Its only importer."""
+"""Images behind URLs of the file systems that fsspec knows."""
 
 import errno
+import os
 import re
+import stat
 
-# Of a letter alone, it would be a drive. Chained ones begin with "name::".
+# A single letter before the colon is a Windows drive. "name::" begins a chain of file systems.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
+_LOCAL = ("file://", "local://")
+_HTTP = ("http", "https")
+
+# The protocols that a list of URLs may use, whoever wrote the list. Others can open local files
+# and programs' sockets (reference, git), log in with the user's keys (ssh) or copy whole files
+# without a limit (simplecache).
+PROTOCOLS = (
+    *_HTTP,
+    *("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf"),
+    *("zip", "memory", "file", "local"),
+)
+# Environment variable with further protocols, separated by commas.
+_MORE_PROTOCOLS = "CNNFEAT_URL_PROTOCOLS"
 
 
 def is_url(path):
@@ -18,23 +33,38 @@ def is_url(path):
     return "://" in path and _URL.match(path) is not None
 
 
+def local_path(path):
+    """Return the path that a local URL stands for, and every other path or URL unchanged.
+
+    Examples
+    --------
+    >>> [local_path(path) for path in ("file:///photos/1.jpg", "s3://bucket/1.jpg", "1.jpg")]
+    ['/photos/1.jpg', 's3://bucket/1.jpg', '1.jpg']
+    """
+    if not path[:8].lower().startswith(_LOCAL) or "::" in path:
+        return path
+    path = os.path.expanduser(path.partition("://")[2])
+    # "file:///C:/photos" holds a path on Windows.
+    return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
+
+
 def check_urls(urls):
-    """Raise where a kind of URL cannot be read here; whether the files exist is not asked.
+    """Raise an error for URLs that cannot be read here; whether the files exist is not checked.
 
     Parameters
     ----------
     urls : list of str
-        What is to be read.
+        The URLs.
 
     Raises
     ------
     ImportError
-        If a package is missing; the message says how it is installed.
+        If a package is missing. The message names the package.
     ValueError
-        If fsspec does not know the kind.
+        If a protocol is unknown or not open.
     """
-    for url in {url.partition("://")[0]: url for url in urls}.values():
-        _locate(url)
+    for protocols, url in {_protocols(url): url for url in urls}.items():
+        _check_protocols(protocols, url)
 
 
 def read_url(url, most_bytes):
@@ -43,41 +73,92 @@ def read_url(url, most_bytes):
     Parameters
     ----------
     url : str
-        Where it is.
+        The URL.
     most_bytes : int
-        A larger file is refused. No more than this and one byte is asked for.
+        Larger files are refused. At most this number of bytes and one buffer are read.
 
     Raises
     ------
-    ImportError
-        As `check_urls`.
+    ImportError, ValueError
+        As `check_urls`; and ValueError if the file is too large.
     OSError
         If the file cannot be read.
-    ValueError
-        If it is too large.
     """
-    system, path = _locate(url)
+    protocols = _protocols(url)
+    _check_protocols(protocols, url)
+    _check_archive(url)
+    from fsspec.core import url_to_fs
+
     try:
-        content = system.cat_file(path, end=most_bytes + 1)
+        system, path = url_to_fs(url)
+        if protocols[0] in _HTTP:
+            content = _read_stream(system, path, most_bytes)
+        else:
+            content = system.cat_file(path, end=most_bytes + 1)
     except FileNotFoundError as error:
-        # Some file systems say the name only.
+        # Some file systems give nothing but the name.
         raise FileNotFoundError(errno.ENOENT, "there is no such file", url) from error
     if len(content) > most_bytes:
         raise ValueError(f"it is larger than {most_bytes:,} bytes")
     return content
 
 
-def _locate(url):
-    """Return the file system of a URL, and the path in it."""
+def _protocols(url):
+    """Return the protocols of a URL, of a chain from the inside out: ("zip", "https")."""
+    if "::" not in url:
+        return (url.partition("://")[0],)
+    *links, last = url.split("::")
+    # A chain may end in a path.
+    last = last if "://" in last else "file"
+    return tuple(link.partition("://")[0] for link in (*links, last))
+
+
+def _check_protocols(protocols, url):
     try:
-        from fsspec.core import url_to_fs
+        from fsspec.registry import get_filesystem_class
     except ImportError as error:
         raise ImportError(
             f'{url!r} is a URL, which is read with fsspec: pip install "sklearn-cnnfeat[fsspec]"'
         ) from error
-    try:
-        return url_to_fs(url)
-    except ImportError as error:
-        raise ImportError(f"{url!r} needs a package that is not installed: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{url!r} cannot be read: {error}") from error
+    more = os.environ.get(_MORE_PROTOCOLS, "").replace(" ", "").split(",")
+    for protocol in protocols:
+        try:
+            get_filesystem_class(protocol)
+        except ImportError as error:
+            raise ImportError(f"{url!r} needs a package that is not installed: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{url!r} cannot be read: {error}") from error
+        if protocol not in PROTOCOLS and protocol not in more:
+            raise ValueError(
+                f"{url!r} was not read, because the protocol {protocol!r} is not among those that "
+                f"a list of URLs may use: {', '.join(PROTOCOLS)}. If you trust whoever wrote the "
+                f"list, set the environment variable {_MORE_PROTOCOLS}={protocol}, or read the "
+                "files yourself and pass their bytes."
+            )
+
+
+def _check_archive(url):
+    """Raise an error if a chain of file systems starts at a device or a pipe."""
+    if "::" not in url:
+        return
+    last = local_path(url.rpartition("::")[2])
+    if not is_url(last) and not stat.S_ISREG(os.stat(last).st_mode):
+        raise ValueError(f"{last!r} is not a regular file")
+
+
+def _read_stream(system, path, most_bytes):
+    """Return at most `most_bytes` and one byte of a file behind HTTP.
+
+    Servers may ignore that only a range is asked for, so the answer is read in pieces.
+    """
+    content = bytearray()
+    # The size is for fsspec alone, which otherwise asks for it with a request of its own.
+    with system.open(path, "rb", block_size=0, size=1) as file:
+        while len(content) <= most_bytes and (
+            piece := file.read(min(_PIECE, most_bytes + 1 - len(content)))
+        ):
+            content += piece
+    return bytes(content)
+
+
+_PIECE = 2**20

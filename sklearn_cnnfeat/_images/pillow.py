@@ -1,0 +1,128 @@
+"""What depends on the version of Pillow: its C library, its known flaws, its warnings."""
+
+import ctypes
+import threading
+import warnings
+from contextlib import contextmanager
+
+from PIL import Image
+
+from sklearn_cnnfeat._images.jpeg import find_frame
+
+# The version of the C library that decodes, which differs from that of the Python files if Pillow
+# was replaced under a live process.
+DECODER = Image.core.PILLOW_VERSION
+# The first version that compares the width of a JPEG frame with its own (CVE-2026-112403) and that
+# reads a repeated EXIF header in linear time (CVE-2026-96643).
+_REPAIRED = 13
+_IS_REPAIRED = int(DECODER.partition(".")[0]) >= _REPAIRED
+
+_EXIF = b"Exif\0\0"
+# Pillow before 13 copies all EXIF data once for each header.
+_MOST_EXIF_HEADERS = 100
+
+
+def check_safe(data, image):
+    """Raise an error for a file that a flaw in the loaded version of Pillow makes dangerous.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+    image : PIL.ImageFile.ImageFile
+        The same file, opened and not yet decoded.
+
+    Raises
+    ------
+    ValueError
+        If the width or the channels of a JPEG picture are not what Pillow's decoder expects, which
+        makes it write beyond its buffer.
+    """
+    if _IS_REPAIRED or image.format != "JPEG":
+        return
+    frame = find_frame(data)
+    found = frame and (frame.width, frame.height, frame.n_components)
+    if found != (*image.size, len(image.getbands())):
+        raise ValueError(
+            "its headers contradict each other, which can make the JPEG decoder of Pillow "
+            f"{DECODER} write beyond its memory. Pillow {_REPAIRED} and later are safe"
+        )
+
+
+def check_exif(data):
+    """Raise an error for EXIF data that would keep the loaded version of Pillow busy for hours."""
+    if not _IS_REPAIRED and data.count(_EXIF) > _MOST_EXIF_HEADERS:
+        raise ValueError(
+            f"it repeats the header of its EXIF data, which takes Pillow {DECODER} very long. "
+            f"Pillow {_REPAIRED} and later are safe"
+        )
+
+
+# --- libtiff -------------------------------------------------------------------------------------
+
+
+class _LibtiffMessages:
+    """Switch off what libtiff writes to stderr, while any thread decodes."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._n_threads = 0
+        self._handler = None
+        try:
+            self._set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+        except (AttributeError, OSError):
+            # Where libtiff is linked into Pillow, as on Windows, it has no name of its own.
+            self._set_handler = None
+        else:
+            self._set_handler.argtypes = [ctypes.c_void_p]
+            self._set_handler.restype = ctypes.c_void_p
+
+    def __enter__(self):
+        with self._lock:
+            if self._set_handler and self._n_threads == 0:
+                self._handler = self._set_handler(None)
+            self._n_threads += 1
+
+    def __exit__(self, *exc_info):
+        with self._lock:
+            self._n_threads -= 1
+            if self._set_handler and self._n_threads == 0:
+                self._set_handler(self._handler)
+
+
+_libtiff = _LibtiffMessages()
+
+
+# --- warnings ------------------------------------------------------------------------------------
+
+_decoding = threading.local()
+
+
+class _WhileDecoding:
+    """Stands for the modules of Pillow in a filter of warnings, for threads that decode images."""
+
+    def match(self, module):
+        return getattr(_decoding, "depth", 0) > 0 and module.partition(".")[0] == "PIL"
+
+
+# It ignores nothing outside of `quiet`, and nothing of other threads. (`warnings.catch_warnings`
+# is no choice: it changes the filters of all threads, and threads that leave it in another order
+# than they entered it leave them changed for ever.)
+_FILTER = ("ignore", None, Warning, _WhileDecoding(), 0)
+
+
+@contextmanager
+def quiet():
+    """Keep Pillow's warnings and libtiff's messages from this thread to itself.
+
+    They speak of details without naming the file ("Corrupt EXIF data"), and what makes a picture
+    unreadable is an error anyway.
+    """
+    if not warnings.filters or warnings.filters[0] is not _FILTER:
+        warnings.filters.insert(0, _FILTER)
+    _decoding.depth = getattr(_decoding, "depth", 0) + 1
+    try:
+        with _libtiff:
+            yield
+    finally:
+        _decoding.depth -= 1

@@ -1,0 +1,32 @@
+"""Compute on a few rows at a time, so that no large temporary arrays are made."""
+
+from PIL import Image
+
+_STRIP_PIXELS = 2**17
+
+
+def strips(size):
+    """Yield (top, bottom) of strips of rows that cover an image of (width, height)."""
+    width, height = size
+    step = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, step):
+        yield top, min(height, top + step)
+
+
+def convert_in_strips(image, mode, convert):
+    """Return an image in another mode.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        What to convert.
+    mode : str
+        The mode of the result.
+    convert : callable
+        Turns an image of a few rows into one of `mode`.
+    """
+    converted = Image.new(mode, image.size)
+    for top, bottom in strips(image.size):
+        strip = image.crop((0, top, image.width, bottom))
+        converted.paste(convert(strip), (0, top))
+    return converted
