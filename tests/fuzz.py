@@ -1,10 +1,9 @@
-"""Give thousands of damaged files to the two readers of strangers' files, and count what happens.
+"""Give thousands of damaged files to the readers of images and model files, and count the results.
 
 ``python tests/fuzz.py models 20000`` and ``python tests/fuzz.py images 100000``; ``--seed`` for
-others than last time. Each input is either accepted, or refused with the one error that is
-documented. Anything else fails: another exception, a crash of the process, more than ten seconds,
-more memory than documented.
-The inputs that failed are written to ``--failures``.
+others than last time. Each input is either accepted or refused with the one error that is
+documented. Anything else fails: another exception, a warning, a crash of the process, more than ten
+seconds, more memory than documented. The inputs that failed are written to ``--failures``.
 """
 
 import argparse

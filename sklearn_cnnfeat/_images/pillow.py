@@ -68,14 +68,12 @@ class _LibtiffMessages:
         self._lock = threading.Lock()
         self._n_threads = 0
         self._handler = None
+        prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
         try:
-            self._set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+            self._set_handler = prototype(("TIFFSetErrorHandler", ctypes.CDLL(Image.core.__file__)))
         except (AttributeError, OSError):
             # Where libtiff is linked into Pillow, as on Windows, it has no name of its own.
             self._set_handler = None
-        else:
-            self._set_handler.argtypes = [ctypes.c_void_p]
-            self._set_handler.restype = ctypes.c_void_p
 
     def __enter__(self):
         with self._lock:
@@ -95,34 +93,47 @@ _libtiff = _LibtiffMessages()
 
 # --- warnings ------------------------------------------------------------------------------------
 
-_decoding = threading.local()
+
+class _Decoding(threading.local):
+    """Whether the current thread is decoding an image."""
+
+    depth = 0
+
+    def enter(self):
+        self.depth += 1
+
+    def leave(self):
+        self.depth -= 1
 
 
-class _WhileDecoding:
-    """Stands for the modules of Pillow in a filter of warnings, for threads that decode images."""
+_decoding = _Decoding()
+
+
+class _PillowWhileDecoding:
+    """The pattern of a warnings filter: matches modules of Pillow in threads that decode images."""
 
     def match(self, module):
-        return getattr(_decoding, "depth", 0) > 0 and module.partition(".")[0] == "PIL"
+        return _decoding.depth > 0 and module.partition(".")[0] == "PIL"
 
 
-# It ignores nothing outside of `quiet`, and nothing of other threads. (`warnings.catch_warnings`
-# is no choice: it changes the filters of all threads, and threads that leave it in another order
-# than they entered it leave them changed for ever.)
-_FILTER = ("ignore", None, Warning, _WhileDecoding(), 0)
+# It ignores nothing outside of `quiet` and nothing in other threads. `warnings.catch_warnings`
+# would change the filters of all threads, and leave them changed for good where threads leave it
+# in another order than they entered it.
+_FILTER = ("ignore", None, Warning, _PillowWhileDecoding(), 0)
 
 
 @contextmanager
 def quiet():
-    """Keep Pillow's warnings and libtiff's messages from this thread to itself.
+    """Suppress Pillow's warnings and libtiff's messages in this thread.
 
-    They speak of details without naming the file ("Corrupt EXIF data"), and what makes a picture
+    They report details without naming the file ("Corrupt EXIF data"), and whatever makes an image
     unreadable is an error anyway.
     """
     if not warnings.filters or warnings.filters[0] is not _FILTER:
         warnings.filters.insert(0, _FILTER)
-    _decoding.depth = getattr(_decoding, "depth", 0) + 1
+    _decoding.enter()
     try:
         with _libtiff:
             yield
     finally:
-        _decoding.depth -= 1
+        _decoding.leave()
