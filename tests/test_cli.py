@@ -620,9 +620,9 @@ def test_wrong_usage_ends_with_2(arguments, expected, here, cnnfeat):
     [
         (["search", "photos", "-m", "small.keras", "-l", "two", "--cv", "9"], "has 8"),
         (["search", "photos", "-m", "small.keras", "-l", "nothing"], "nothing"),
-        (["search", "photos/china", "-m", "small.keras"], "one sub-folder a class"),
+        (["search", "photos/china", "-m", "small.keras"], "one subfolder per class"),
         (["search", "single", "-m", "small.keras"], "one class, 'only'"),
-        (["search", "empty"], "no sub-folders"),
+        (["search", "empty"], "no subfolders"),
         (["search", "photos", "-m", "vgg61"], "'cnnfeat models' lists all names"),
         (["search", "photos", "-m", "small.keras", "--scoring", "beauty"], "beauty"),
         (["layers", "nothing.keras"], "there is no such file"),

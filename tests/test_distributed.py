@@ -159,7 +159,7 @@ def test_names_of_columns(network, files):
 def test_bad_images(cnn, files, network, tmp_path, client):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     paths = [*files, str(tmp_path / "bad.jpg")]
-    with pytest.raises(ImageError, match=r"cannot read '.*bad.jpg': no JPEG"):
+    with pytest.raises(ImageError, match=r"cannot read '.*bad.jpg': it is not a JPEG"):
         cnn.transform(dask.bag.from_sequence(paths, npartitions=3)).compute(scheduler=client.get)
     nan = CNNFeatureTransformer(network, "two", "avg", on_error="nan").fit(files)
     bag = dask.bag.from_sequence(paths, npartitions=3)

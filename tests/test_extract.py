@@ -501,7 +501,7 @@ def test_broken_images(form, paths, cnn, tmp_path, computed):
         return data
 
     to = tmp_path / f"features.{form}"
-    with pytest.raises(ImageError, match=r"00007\.jpg': no JPEG"):
+    with pytest.raises(ImageError, match=r"00007\.jpg': it is not a JPEG"):
         run(paths, to, cnn, target=labels)
     assert not to.exists()
     with pytest.raises(FileNotFoundError, match="It is not finished: the same call"):

@@ -93,7 +93,7 @@ def test_bad_images(on_error, cnn, files, folders, client, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     X = [*files[:10], str(tmp_path / "bad.jpg"), *files[10:20]]
     how = {"part_size": 4, "verbose": 0}
-    with pytest.raises(ImageError, match=r"cannot read '.*bad\.jpg': no JPEG"):
+    with pytest.raises(ImageError, match=r"cannot read '.*bad\.jpg': it is not a JPEG"):
         extract(X, folders[1] / "f.npy", cnn, client=client, **how)
     reports = []
     for folder, where in zip(folders, (None, client), strict=True):

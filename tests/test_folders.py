@@ -146,7 +146,7 @@ def test_hidden_class_folders_are_no_classes(tmp_path):
 def test_a_class_without_images_is_skipped_with_a_warning(tmp_path):
     make(tmp_path, "ants/1.png", "bees/readme.txt", "cows/2.png")
     (tmp_path / "dogs").mkdir()
-    with pytest.warns(UserWarning, match=r"2 of the 4 sub-folders.*classes: 'bees', 'dogs'\."):
+    with pytest.warns(UserWarning, match=r"2 of the 4 subfolders.*classes: 'bees', 'dogs'\."):
         photos = load_image_folder(tmp_path)
     assert photos.target_names == ["ants", "cows"]
     assert photos.target.tolist() == [0, 1]
@@ -160,13 +160,13 @@ def test_errors_of_folders(tmp_path, monkeypatch):
     with pytest.raises(NotADirectoryError, match=r"'file\.txt' is a file"):
         load_image_folder("file.txt")
     os.mkdir("empty")
-    with pytest.raises(ValueError, match=r"'empty' must hold one sub-folder a class.*no sub-fold"):
+    with pytest.raises(ValueError, match=r"'empty' must hold one subfolder per class.*no subfold"):
         load_image_folder("empty")
     make(tmp_path, *[f"flat/{i}.png" for i in range(7)], "flat/.hidden/x.png")
     with pytest.raises(ValueError, match=r"7 images lie directly in it \('0\.png', .*'4\.png', \."):
         load_image_folder("flat")
     make(tmp_path, "texts/ants/1.txt")
-    with pytest.raises(ValueError, match=r"sub-folders of 'texts' \('ants'\) hold no images"):
+    with pytest.raises(ValueError, match=r"subfolders of 'texts' \('ants'\) hold no images"):
         load_image_folder("texts")
 
 
@@ -274,7 +274,7 @@ def test_errors_of_tables(folder):
         load_image_table(folder / "labels.csv", path="id", target="breed")
     with pytest.raises(ValueError, match=r"labels\.csv' has no column 'name'"):
         load_image_table(folder / "labels.csv", path="name", target="breed")
-    with pytest.raises(FileNotFoundError, match=r"3 of the 3 files in column 'id'.*folder= says"):
+    with pytest.raises(FileNotFoundError, match=r"3 of the 3 files in column 'id'.*Pass folder="):
         load_image_table(frame, path="id", target="breed", folder=folder)
     with pytest.raises(FileNotFoundError, match=r"1 of the 2 files.*: '.*lost\.jpg'\."):
         load_image_table(

@@ -330,3 +330,16 @@ def test_libtiff_does_not_write_to_stderr(capfd):
     assert capfd.readouterr().err == ""
     # Whoever uses Pillow besides gets its messages as before.
     assert by_hand() == expected != ""
+
+
+def test_pillow_does_not_log(caplog):
+    data = encode(picture(), "TIFF")
+    samples = struct.pack("<HHII", 277, 3, 1, 3)
+    assert samples in data
+    data = data.replace(samples, struct.pack("<HHII", 277, 3, 1, 65535))
+    with pytest.raises(ImageError, match=r"unsupported|header is damaged"):
+        decode(data)
+    assert not caplog.records
+    with pytest.raises(OSError):
+        Image.open(io.BytesIO(data))
+    assert "More samples per pixel" in caplog.text

@@ -484,7 +484,7 @@ def test_errors_say_what_is_wrong(tmp_path):
     for name, reason in [
         (
             "text.jpg",
-            "no JPEG, PNG, WebP, GIF, BMP or TIFF image; it begins with b'holiday photos'",
+            "it is not a JPEG, PNG, WebP, GIF, BMP or TIFF image; it begins with b'holiday photos'",
         ),
         ("empty.jpg", "it is empty"),
         ("cut.jpg", "image file is truncated"),
@@ -1006,7 +1006,7 @@ def test_missing_files_are_listed_up_front(files, tmp_path):
     assert f"Relative paths start at {os.getcwd()!r}" in message
     with pytest.raises(FileNotFoundError, match="1 of the 1"):
         as_images(["nul\0.jpg"]).check()
-    with pytest.raises(ValueError, match=r"1 of its 4 paths lead to folders.*load_image_folder"):
+    with pytest.raises(ValueError, match=r"1 of its 4 paths are folders.*load_image_folder"):
         as_images([*files, tmp_path]).check()
 
 

@@ -309,7 +309,7 @@ def test_missing_files_and_folders_are_refused_before_any_work(cnn, paths, bad_p
             FileNotFoundError,
             r"1 of the 2 files in X cannot be found.*missing",
         ),
-        ([paths[0], mixed[-1]], ValueError, "folders or no regular files.*load_image_folder"),
+        ([paths[0], mixed[-1]], ValueError, "folders or not regular files.*load_image_folder"),
     ):
         with pytest.raises(error, match=message):
             cnn.fit(X)
@@ -474,7 +474,7 @@ def test_a_missing_file_among_many_is_found_before_images_are_opened(cnn, paths,
 def test_a_pipe_is_no_image_and_is_not_waited_for(model, paths, tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     cnn = CNNFeatureTransformer(model, "conv", "avg", on_error="nan").fit(paths)
-    with pytest.warns(UnreadableImageWarning, match="no regular file"):
+    with pytest.warns(UnreadableImageWarning, match="not a regular file"):
         features = cnn.transform([paths[0], str(tmp_path / "pipe.jpg")])
     assert np.isnan(features).all(axis=1).tolist() == [False, True]
 

@@ -102,7 +102,7 @@ def test_missing_and_broken(cnn, in_memory, expected):
     fsspec.filesystem("memory").pipe_file(f"{folder}/broken.jpg", b"no image")
     with pytest.raises(ImageError, match=r"'memory://.*/none\.jpg': there is no such file"):
         cnn.transform([*in_memory, f"{folder}/none.jpg"])
-    with pytest.raises(ImageError, match=r"broken\.jpg': no JPEG"):
+    with pytest.raises(ImageError, match=r"broken\.jpg': it is not a JPEG"):
         cnn.transform([f"{folder}/broken.jpg"])
     nan = CNNFeatureTransformer(**{**cnn.get_params(), "on_error": "nan"}).fit(in_memory)
     with pytest.warns(UserWarning, match="2 of 6 images could not be read"):

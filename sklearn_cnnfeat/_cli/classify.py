@@ -130,7 +130,7 @@ def search(
 ):
     """Find the layer and the C that classify a folder of photographs best.
 
-    PHOTOS has one sub-folder a class; it comes first, since --layers, --pooling and --C take all
+    PHOTOS has one subfolder per class; it comes first, since --layers, --pooling and --C take all
     values up to the next option. Each photograph goes through the network once, for all layers
     together; then a classifier is cross-validated on each. The table has one row a layer, at its
     best C, in the order of the network.

@@ -129,7 +129,7 @@ def extract(
     """Write the features of any number of images to a file.
 
     PHOTOS are files, or folders that are searched at any depth. If PHOTOS is one folder and all
-    images lie in sub-folders, the names of these are kept as labels. OUTPUT is a table for pandas,
+    images lie in subfolders, the names of these are kept as labels. OUTPUT is a table for pandas,
     polars and others (.parquet), a NumPy array with a table beside it (.npy), or .zarr.
 
     Memory does not depend on how many images there are. After an interruption of any kind, the

@@ -126,7 +126,7 @@ def _check_classes(names, folds):
     if len(classes) < 2:
         raise ValueError(
             f"All photographs belong to one class, '{classes[0]}': there is nothing to tell apart. "
-            "The folder needs one sub-folder a class."
+            "The folder needs one subfolder per class."
             if len(classes)
             else "None of the photographs can be read."
         )

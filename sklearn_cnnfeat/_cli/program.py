@@ -39,7 +39,7 @@ def program():
     them by these.
 
     \b
-    The main job, for a folder of photographs with one sub-folder a class:
+    The main job, for a folder of photographs with one subfolder per class:
       cnnfeat search photos/ --model vgg16 -o model.joblib
       cnnfeat predict model.joblib new/*.jpg > predictions.csv
       cnnfeat why model.joblib new/1.jpg -o why.png

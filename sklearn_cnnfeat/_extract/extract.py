@@ -45,7 +45,7 @@ def extract(
     Parameters
     ----------
     X : str, path, Bunch or sequence of images
-        - a folder. If all of its images lie in sub-folders, these are the classes, as for
+        - a folder. If all of its images lie in subfolders, these are the classes, as for
           :func:`load_image_folder`; otherwise all images in it and below it are taken, sorted by
           name, without labels;
         - what :func:`load_image_folder` and :func:`load_image_table` return;

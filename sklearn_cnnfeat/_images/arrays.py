@@ -9,12 +9,12 @@ from sklearn_cnnfeat._warn import warn
 _CHUNK_VALUES = 4_000_000
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
-# Numbers, other than bytes of 0 to 255, of which none is larger are hardly pixels of photographs.
+# Data other than uint8 whose maximum is this small are probably not on a 0-255 scale.
 _NEARLY_BLACK = 32
 
 
 def check_shapes(items, image_shape, data_format):
-    """Return the arrays with image_shape applied, or raise for what is no image."""
+    """Return the arrays in `image_shape`; raise an error if they are not images."""
     if isinstance(items, list):
         if image_shape is not None:
             raise ValueError(
@@ -45,7 +45,7 @@ def check_shapes(items, image_shape, data_format):
 
 
 def _is_color(shape):
-    """Tell (height, width, 3) from a few gray images, and from images of hardly any pixels."""
+    """Return whether a shape is that of one color image rather than of several gray images."""
     return shape[2] in (1, 3, 4) and min(shape[:2]) > 4
 
 
@@ -56,8 +56,8 @@ def _unflatten(rows, image_shape):
         )
     if image_shape is None:
         raise ValueError(
-            f"X is a 2-D array of shape {rows.shape}. If its rows are flattened images, say which "
-            "shape they have, such as image_shape=(28, 28) or image_shape=(32, 32, 3)."
+            f"X is a 2-D array of shape {rows.shape}. If its rows are flattened images, pass "
+            "their shape, such as image_shape=(28, 28) or image_shape=(32, 32, 3)."
         )
     try:
         shape = tuple(int(size) for size in image_shape)
@@ -152,7 +152,7 @@ def _suggest_range(low, high, dtypes):
 
 
 def _bounds(items):
-    """Return the lowest and highest value of all images; raise if one is not finite."""
+    """Return the lowest and highest value of all images; raise an error if one is not finite."""
     lows, highs = [], []
     for row, pixels in _pieces(items):
         low, high = float(pixels.min()), float(pixels.max())  # NaN if there is one
@@ -170,7 +170,7 @@ def _bounds(items):
 
 
 def _pieces(items):
-    """Yield (row, array) a piece at a time, so that no large temporary array is made."""
+    """Yield (row, array) in pieces, so that no large temporary array is made."""
     if isinstance(items, list):
         yield from enumerate(items)
         return

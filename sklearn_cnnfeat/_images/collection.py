@@ -1,6 +1,6 @@
-"""A sequence of images, each read, digested and decoded by a call of its own.
+"""A sequence of images that are read, digested and decoded by separate calls.
 
-A caller may so skip decoding what it already knows.
+A caller can skip decoding images that it already knows.
 """
 
 import os
@@ -24,7 +24,7 @@ from sklearn_cnnfeat._images.urls import check_urls, is_url, read_url
 from sklearn_cnnfeat._text import first_few
 from sklearn_cnnfeat.exceptions import ImageError
 
-# Larger files are no photographs; they are read into memory whole.
+# Files are read into memory whole. Photographs are smaller than this.
 _MOST_BYTES = 2 * 1024**3
 
 # A PIL image opened from a file reads it on first use, and the same object may stand in X twice.
@@ -32,16 +32,16 @@ _PIL_LOADING = threading.Lock()
 
 
 class Images:
-    """A sequence of images, none decoded before it is asked for; made by `as_images`.
+    """A sequence of images that are decoded on request; made by `as_images`.
 
     Attributes
     ----------
     kind : {"path", "bytes", "pil", "array"}
-        What the images come as.
+        What the images are given as.
     dtype : numpy.dtype
-        Of the decoded images: uint8, or float32 where the pixels are no whole numbers in 0..255.
+        Type of the decoded pixels: uint8, or float32 if they are not all integers in 0..255.
     index : pandas.Index or None
-        Of the Series or data frame that held the images.
+        Index of the Series or data frame that held the images.
     """
 
     def __init__(self, items, kind, *, dtype, index, value_range, data_format):
@@ -53,7 +53,7 @@ class Images:
         self._data_format = data_format
 
     def absolute_part(self, span):
-        """Return the files at the positions of a range, their paths from the root on."""
+        """Return the files at the positions of a range, with absolute paths."""
         return Images(
             [
                 path if path is None or is_url(path) else os.path.abspath(path)
@@ -75,17 +75,17 @@ class Images:
         return item if self.kind == "path" and item is not None else f"image {i}"
 
     def path(self, i):
-        """Return the file of image `i`; None where it is missing or no file."""
+        """Return the file of image `i`; None if it is missing or is not a file."""
         return self._items[i] if self.kind == "path" else None
 
     def check(self):
-        """Raise if files are missing, before any time is spent on the others."""
+        """Raise an error if files are missing, before any time is spent on the others."""
         if self.kind != "path":
             return
         missing, not_files, urls = [], [], []
         for path in self._items:
             if is_url(path):
-                # Asked for one by one only when they are read: that may take a while each.
+                # Whether they exist is checked when they are read, because each check is a request.
                 urls.append(path)
                 continue
             try:
@@ -104,12 +104,12 @@ class Images:
         if not_files:
             raise ValueError(
                 f"X must hold the paths of image files, but {len(not_files)} of its {len(self)} "
-                f"paths lead to folders or no regular files: {first_few(not_files)}. "
+                f"paths are folders or not regular files: {first_few(not_files)}. "
                 "load_image_folder lists the images of a folder."
             )
 
     def read(self, i):
-        """Return image `i` as it comes: bytes, a PIL image or an array. Input and output only."""
+        """Return image `i` undecoded: bytes, a PIL image or an array."""
         item = self._items[i]
         if item is None:
             raise ImageError(self.name(i), "it is missing")
@@ -119,7 +119,7 @@ class Images:
                     return read_url(item, _MOST_BYTES)
                 status = os.stat(item)
                 if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                    raise ValueError("it is no regular file")  # a pipe would be waited for
+                    raise ValueError("it is not a regular file")  # reading a pipe could block
                 if status.st_size > _MOST_BYTES:
                     raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
                 with open(item, "rb") as file:
@@ -139,10 +139,10 @@ class Images:
         return item
 
     def stamp(self, i):
-        """Return 16 bytes that change with image `i`: of a file they hold its size and time.
+        """Return 16 bytes that change with image `i`: for a file, its size and time.
 
-        Nothing is read for them but arrays and the like, whose content is digested. They are zeros
-        for what cannot be read.
+        Files are not read. Arrays, bytes and PIL images are digested. The stamp of an unreadable
+        image is zeros.
         """
         if self.kind == "path":
             state = None if self._items[i] is None else file_state(self._items[i])
@@ -156,7 +156,7 @@ class Images:
             return bytes(16)
 
     def reading(self):
-        """Return text that changes with how images are read, apart from the network's wishes."""
+        """Return text that changes with how images are read, apart from the `ImageSpec`."""
         return f"{self.dtype} {self._value_range} {self._data_format}"
 
     def digest(self, raw):
@@ -171,7 +171,7 @@ class Images:
         return self.known_key(i) or self.read_with_key(i)[1]
 
     def read_with_key(self, i):
-        """Return image `i` as it comes, and its digest."""
+        """Return image `i` undecoded, and its digest."""
         if self.kind != "path" or self._items[i] is None:
             raw = self.read(i)
             return raw, self.digest(raw)
@@ -194,7 +194,7 @@ class Images:
         return self.dtype, self._value_range
 
     def decode(self, raw, spec, name):
-        """Return the pixels, on 0..255, that `spec` asks for: (height, width, channels)."""
+        """Return the pixels on 0..255 as `spec` describes them: (height, width, channels)."""
         try:
             if self.kind == "array":
                 pixels = decode_array(raw, spec, self._value_range, self._data_format)

@@ -1,4 +1,4 @@
-"""Find damage that Pillow passes over: cut files, missing rows and strips."""
+"""Find damage that Pillow ignores: missing rows of PNG files and strips of TIFF files."""
 
 import zlib
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def check_strips(image):
-    """Raise where the strips or tiles of a TIFF file do not cover it: the rest would be black."""
+    """Raise an error if the strips of a TIFF file do not cover it: the rest would be black."""
     width, height = image.size
     covered = sum((right - left) * (low - top) for _, (left, top, right, low), *_ in image.tile)
-    # Channels may lie one behind the other, each in strips of its own.
+    # Channels may be stored one after another, each in its own strips.
     if covered % (width * height):
         raise ValueError("image file is truncated: its strips do not cover the picture")
 
@@ -24,7 +24,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def check_rows(data, image):
-    """Raise where a PNG file holds fewer rows than its header promises.
+    """Raise an error if a PNG file holds fewer rows than its header promises.
 
     Pillow is content with compressed data that end too soon, as long as they end properly.
     """
@@ -51,5 +51,5 @@ def check_rows(data, image):
         raise ValueError("image file is truncated: rows are missing")
 
 
-# Bytes unpacked at once, to be counted.
+# Bytes that are unpacked at once.
 _MOST_UNPACKED = 2**20

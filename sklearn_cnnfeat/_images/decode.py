@@ -118,7 +118,7 @@ def _open(data, spec):
     format, reader = find_reader(data)
     if reader is None:
         raise ValueError(
-            f"no JPEG, PNG, WebP, GIF, BMP or TIFF image; it begins with {data[:16]!r}"
+            f"it is not a JPEG, PNG, WebP, GIF, BMP or TIFF image; it begins with {data[:16]!r}"
         )
     if format not in spec.formats:
         raise ValueError(f"it is a {format} image, and formats={tuple(spec.formats)!r}")

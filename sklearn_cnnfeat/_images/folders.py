@@ -15,15 +15,15 @@ __all__ = ["load_image_folder", "load_image_table"]
 
 
 def load_image_folder(path, *, extensions=EXTENSIONS):
-    """List the images of a folder that holds one sub-folder a class.
+    """List the images of a folder that holds one subfolder per class.
 
     Nothing is opened: the data are paths, which `CNNFeatureTransformer` reads when it needs them.
 
     Parameters
     ----------
     path : str or os.PathLike
-        The folder. Its sub-folders are the classes and are named after them. Images may lie at any
-        depth inside of these. Images beside the sub-folders, and hidden files and folders (`.git`,
+        The folder. Its subfolders are the classes and are named after them. Images may lie at any
+        depth inside of these. Images beside the subfolders, and hidden files and folders (`.git`,
         `.ipynb_checkpoints`), are left out.
     extensions : tuple of str, default=all that can be read
         What the name of an image ends with, in lower or upper case. By default `.jpg`, `.jpeg`,
@@ -72,12 +72,12 @@ def load_image_folder(path, *, extensions=EXTENSIONS):
         )
     if not os.path.isdir(path):
         raise NotADirectoryError(
-            f"path must be a folder that holds one sub-folder a class, but {path!r} is a file."
+            f"path must be a folder that holds one subfolder per class, but {path!r} is a file."
         )
     folders = sorted(
         name
         for name in os.listdir(path)
-        # Not the method of `os.scandir`'s entries, which raises for a link to itself.
+        # `DirEntry.is_dir` of `os.scandir` raises an error for a link to itself.
         if not _is_hidden(name) and os.path.isdir(os.path.join(path, name))
     )
     if not folders:
@@ -94,13 +94,13 @@ def load_image_folder(path, *, extensions=EXTENSIONS):
         target_names.append(name)
     if not data:
         raise ValueError(
-            f"The sub-folders of {path!r} ({first_few(folders)}) hold no images: no file ends with "
+            f"The subfolders of {path!r} ({first_few(folders)}) hold no images: no file ends with "
             f"{', '.join(extensions)}."
         )
     if empty:
         warnings.warn(
-            f"{len(empty)} of the {len(folders)} sub-folders of {path!r} hold no images and are no "
-            f"classes: {first_few(empty)}.",
+            f"{len(empty)} of the {len(folders)} subfolders of {path!r} hold no images and are "
+            f"not classes: {first_few(empty)}.",
             UserWarning,
             stacklevel=2,
         )
@@ -108,7 +108,7 @@ def load_image_folder(path, *, extensions=EXTENSIONS):
 
 
 def find_images(path, *, extensions=EXTENSIONS):
-    """List all images of a folder, with their classes where all lie in sub-folders.
+    """List all images of a folder, with their classes where all lie in subfolders.
 
     Parameters
     ----------
@@ -156,7 +156,8 @@ def load_image_table(table, path, target, *, folder=None, extension=""):
     path : str
         The column of the images' paths or names.
     target : str
-        The column of labels, each a class. Numbers to predict are taken from the table itself.
+        The column of labels. Each distinct label is a class; for regression, take the numbers from
+        the table itself.
     folder : str or os.PathLike, default=None
         Where relative paths start. By default in the folder of the CSV file, and for a data frame
         in the current one.
@@ -179,7 +180,7 @@ def load_image_table(table, path, target, *, folder=None, extension=""):
 
     See Also
     --------
-    load_image_folder : The same for one folder a class.
+    load_image_folder : The same for one folder per class.
 
     Examples
     --------
@@ -226,8 +227,8 @@ def load_image_table(table, path, target, *, folder=None, extension=""):
     if absent:
         raise FileNotFoundError(
             f"{len(absent)} of the {len(data)} files in column {path!r} of {where} cannot be "
-            f"found: {first_few(absent)}. folder= says where the names start, extension= what they "
-            "end with."
+            f"found: {first_few(absent)}. Pass folder= for the folder of these files, and "
+            "extension= for the end of their names."
         )
     target_names, codes = np.unique(labels, return_inverse=True)
     return _bunch(data, codes, target_names.tolist(), where)
@@ -253,12 +254,12 @@ def _is_hidden(name):
 
 
 def _no_classes(path, extensions):
-    message = f"{path!r} must hold one sub-folder a class, but it has no sub-folders."
+    message = f"{path!r} must hold one subfolder per class, but it has no subfolders."
     images = [name for name in sorted(os.listdir(path)) if name.lower().endswith(extensions)]
     if images:
         message += (
-            f" {len(images)} images lie directly in it ({first_few(images)}): move them into a "
-            "folder a class, use load_image_table if a table holds their labels, or pass their "
+            f" {len(images)} images lie directly in it ({first_few(images)}): move them into one "
+            "folder per class, use load_image_table if a table holds their labels, or pass their "
             "paths to the transformer as a list."
         )
     return message
@@ -266,7 +267,7 @@ def _no_classes(path, extensions):
 
 def _find_images(folder, extensions, root=None):
     """Return the paths of all images in a folder and those below it, sorted by name."""
-    # A link may lead back up, over and over, or to the other classes.
+    # Links may lead back to a folder above, or to other classes.
     seen = set() if root is None else {os.path.realpath(root)}
     found = []
     for where, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
@@ -285,7 +286,7 @@ def _find_images(folder, extensions, root=None):
 
 
 def list_images(places):
-    """Return the paths of images: files as they are named, and those at any depth in folders.
+    """Return the paths of the named files, and of all images at any depth in the named folders.
 
     Parameters
     ----------

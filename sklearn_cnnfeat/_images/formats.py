@@ -9,8 +9,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-# What a file may begin with, and what reads it. Pillow knows some forty more formats, few of them
-# hardened against hostile files; a photograph comes in one of these.
+# The first bytes of a file, the name of its format, and Pillow's class for it. Pillow knows forty
+# more formats, few of them hardened against hostile files.
 _FORMATS = (
     (b"\xff\xd8\xff", "jpeg", JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", "png", PngImagePlugin.PngImageFile),
@@ -25,7 +25,7 @@ _FORMATS = (
 )
 FORMATS = tuple(dict.fromkeys(name for _, name, _ in _FORMATS))
 
-# What names of such files end with.
+# The ends of their names.
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 

@@ -36,7 +36,7 @@ _EXPECTED = (
 def as_images(
     X, *, image_shape=None, value_range=None, data_format="channels_last", allow_missing=False
 ):
-    """Return any accepted `X` as `Images`, after checking all that needs no decoding.
+    """Return any accepted `X` as `Images`, after all checks that need no decoding.
 
     Parameters
     ----------
@@ -48,12 +48,12 @@ def as_images(
         What each row of a 2-D numeric `X` is reshaped to, `(height, width)` or with the channels
         where `data_format` has them. One entry may be -1, as in `numpy.reshape`.
     value_range : (float, float) or None
-        The values of black and white, which become 0 and 255. None takes pixels as they are. For
-        files it speaks of the numbers in them: (0, 4095) for 12-bit scans.
+        The values of black and white, which become 0 and 255. None uses pixels as they are. For
+        files it applies to the numbers in them: (0, 4095) for 12-bit scans.
     data_format : {"channels_last", "channels_first"}
         Where arrays have their channels.
     allow_missing : bool
-        Whether None or NaN may stand among paths, bytes or PIL images. Reading one of them raises
+        Whether None or NaN may occur among paths, bytes or PIL images. Reading one of them raises
         an `ImageError`.
 
     Returns
@@ -168,14 +168,14 @@ def _not_one_kind(items):
         return ValueError(
             f"X lacks {len(missing)} of its {len(items)} images: rows {first_few(missing)} are "
             f"{items[missing[0]]!r}. Drop these rows first; among paths, bytes or PIL images, "
-            "on_error='nan' makes rows of NaN of them."
+            "on_error='nan' turns them into rows of NaN."
         )
     first = {}
     for row, item in enumerate(items):
         first.setdefault(_kind(type(item)), row)
     if None in first:
         row = first[None]
-        # scikit-learn's own words, for its checks look for them.
+        # scikit-learn's checks look for these words.
         return TypeError(
             f"{_EXPECTED}. Row {row} is a {type(items[row]).__name__!r}: argument must be a string "
             "or a number."
@@ -228,6 +228,6 @@ def _check_encoded(kind, image_shape):
         )
     if kind != "pil" and ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ValueError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so that damaged files would be read half "
-            "gray without a word. Set it to False; on_error='nan' gets past damaged files."
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so that damaged files would be read "
+            "half gray without an error. Set it to False; on_error='nan' skips damaged files."
         )

@@ -1,4 +1,4 @@
-"""What a cache recognizes an image by: digests of content, remembered by path and time."""
+"""Digests by which a cache recognizes images, remembered by path and time of the file."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ _SETTLED_NS = 2_500_000_000
 
 
 def file_state(path):
-    """Return size, times and identity of a file; None where it cannot be looked at."""
+    """Return size, times and identity of a file; None if it is not accessible."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -30,9 +30,9 @@ def content_digest(raw, how):
     Parameters
     ----------
     raw : bytes, PIL.Image.Image or ndarray
-        The image as it comes.
+        The image, undecoded.
     how : str
-        What else its pixels depend on.
+        Everything else that its pixels depend on.
     """
     if isinstance(raw, bytes):
         how += "encoded"

@@ -1,8 +1,8 @@
-"""How photographs are turned upright."""
+"""The EXIF orientation of photographs."""
 
 from PIL import ExifTags, Image
 
-# EXIF's orientation, and what undoes it.
+# EXIF's orientation and the operation that undoes it.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -18,8 +18,8 @@ ON_SIDE = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
 
 def orientation(image):
-    """Return how to turn the image upright, None if it is."""
-    # Anything may stand in EXIF, and Pillow raises whatever it stumbles over.
+    """Return the operation that turns the image upright; None if it is upright."""
+    # EXIF data may hold anything, and Pillow raises all kinds of errors for it.
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:

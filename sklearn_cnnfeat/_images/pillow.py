@@ -1,6 +1,7 @@
 """What depends on the version of Pillow: its C library, its known flaws, its warnings."""
 
 import ctypes
+import logging
 import threading
 import warnings
 from contextlib import contextmanager
@@ -108,6 +109,9 @@ class _Decoding(threading.local):
 
 _decoding = _Decoding()
 
+# The one message of Pillow's readers that goes to a log, which Python prints if nobody handles it.
+logging.getLogger("PIL.TiffImagePlugin").addFilter(lambda record: _decoding.depth == 0)
+
 
 class _PillowWhileDecoding:
     """The pattern of a warnings filter: matches modules of Pillow in threads that decode images."""
@@ -124,7 +128,7 @@ _FILTER = ("ignore", None, Warning, _PillowWhileDecoding(), 0)
 
 @contextmanager
 def quiet():
-    """Suppress Pillow's warnings and libtiff's messages in this thread.
+    """Suppress warnings and messages of Pillow and libtiff in this thread.
 
     They report details without naming the file ("Corrupt EXIF data"), and whatever makes an image
     unreadable is an error anyway.

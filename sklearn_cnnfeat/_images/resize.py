@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-# "crop" keeps this part of the short side, as the networks' authors evaluate them (224 of 256).
+# "crop" keeps this part of the short side (224 of 256), as most networks are evaluated.
 _CROP_FRACTION = 0.875
 
 
@@ -22,12 +22,12 @@ def fit(image, spec):
         return image
     left = round((width - spec.width) / 2)
     top = round((height - spec.height) / 2)
-    # What lies outside the image is black, so that this pads as well.
+    # Outside the image is black, so that cropping also pads.
     return image.crop((left, top, left + spec.width, top + spec.height))
 
 
 def scaled_size(size, spec):
-    """Return the (width, height) to resize to, before the centre is cut out or padded."""
+    """Return the (width, height) to resize to, before the center is cut out or padded."""
     width, height = spec.width, spec.height
     if spec.resize == "stretch":
         return width, height

@@ -7,14 +7,14 @@ from PIL import features
 from sklearn_cnnfeat._images.formats import FORMATS
 from sklearn_cnnfeat._images.pillow import DECODER
 
-# Part of every fingerprint: raise it with any change to the code below that changes a pixel.
+# Part of every fingerprint: increase it with every change to this package that changes a pixel.
 DECODER_VERSION = 3
 
 DECODES = ("exact", "fast")
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
-# Pillow's own limit: what an image may have at most if nothing else is said.
+# The default limit, which is Pillow's own.
 MOST_PIXELS = 178_956_970
 
 
@@ -29,10 +29,10 @@ class ImageSpec:
     channels : {1, 3}
         Gray or RGB.
     resize : {"stretch", "crop", "pad"}
-        "stretch" resizes to the size whatever the shape. "crop" resizes the short side to
+        "stretch" resizes to the size and ignores the aspect ratio. "crop" resizes the short side to
         `round(size / 0.875)`, the long side in proportion (rounded down), and cuts the size from
-        the centre; at 224 this is torchvision's Resize(256) and CenterCrop(224). "pad" resizes the
-        side that fits first and centres the image on black.
+        the center; at 224 this is torchvision's Resize(256) and CenterCrop(224). "pad" resizes the
+        image to fit inside and centers it on black.
     interpolation : str
         One of Pillow's filters: nearest, box, bilinear, hamming, bicubic, lanczos.
     max_pixels : int
@@ -42,7 +42,7 @@ class ImageSpec:
         beyond twice `PIL.Image.MAX_IMAGE_PIXELS`, which is the default, are refused by Pillow too.
     decode : {"exact", "fast"}
         "fast" lets the JPEG decoder halve large pictures while it decodes them, as often as they
-        stay larger than what is needed: less to decode and to resize, and slightly other pixels.
+        stay larger than needed. This is faster and changes the pixels slightly.
     formats : tuple of str
         Those of `FORMATS` that are read; files of others are refused.
     """
@@ -57,7 +57,7 @@ class ImageSpec:
     formats: tuple = FORMATS
 
     def fingerprint(self):
-        """Return text that changes with everything that changes a pixel."""
+        """Return text that changes with whatever changes a pixel."""
         return (
             f"pixels {DECODER_VERSION}; {self.height}x{self.width}x{self.channels}; {self.resize}; "
             f"{self.interpolation}; {self.decode}; pillow {DECODER}; "
