@@ -116,6 +116,9 @@ logging.getLogger("PIL.TiffImagePlugin").addFilter(lambda record: _decoding.dept
 class _PillowWhileDecoding:
     """The pattern of a warnings filter: matches modules of Pillow in threads that decode images."""
 
+    # scikit-learn makes filters for its workers from the texts of those that it finds.
+    pattern = r"PIL(\.|$)"
+
     def match(self, module):
         return _decoding.depth > 0 and module.partition(".")[0] == "PIL"
 
