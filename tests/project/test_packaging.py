@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = SETTINGS["project"]
 # What the archives of these tests are called.
@@ -93,7 +93,7 @@ def test_source_archive_holds_tests_and_examples(archives):
     }
     wanted = modules()
     for pattern in (
-        "tests/*.py",
+        "tests/**/*.py",
         "examples/*.py",
         "examples/notebooks/*",
         "docs/*.md",

@@ -219,7 +219,7 @@ def replace():
 def run(code, other_pillow):
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(other_pillow), str(Path(__file__).parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(other_pillow), str(Path(__file__).parents[2])]),
     }
     return subprocess.run(
         [sys.executable, "-c", REPLACE + code, str(other_pillow)],

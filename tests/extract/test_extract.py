@@ -34,7 +34,7 @@ from sklearn_cnnfeat._images import Images
 from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 from sklearn_cnnfeat.exceptions import EngineError, ImageError, UnreadableImageWarning
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ["npy", "parquet", "zarr"]
 N = 30
 

@@ -13,7 +13,7 @@ from small_network import save_photos
 from sklearn_cnnfeat._cli.packing import INSTALL_CELL
 from sklearn_cnnfeat._network import keras_models
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "examples" / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "examples" / "notebooks"
 MOBILENET = "mobilenet_1_0_224_tf_no_top.h5"
 # For each cell: one that hangs fails.
 SECONDS = 180

@@ -12,7 +12,7 @@ import pytest
 
 from sklearn_cnnfeat._network.zoo import find_architecture
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK, MAIN_EXAMPLE, LOOP, PACKING = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sklearn_cnnfeat import load_image_folder
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 
 # Runs a script as `python script` does, and saves the figures that it would have shown.

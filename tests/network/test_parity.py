@@ -12,7 +12,7 @@ import pytest
 from sklearn_cnnfeat import CNNFeatureTransformer, list_models
 from sklearn_cnnfeat._network.zoo import find_architecture
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import parity
 
 # All preprocessings at native size (None), and all kinds of networks. Sizes that no stride divides

@@ -17,7 +17,7 @@ from sklearn_cnnfeat._network import keras_models, networks, runtime
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._transformer import extractor_of
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import parity
 
 # Networks with all kinds of operations, on images whose size leaves a rest at every stride.

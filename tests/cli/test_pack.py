@@ -12,7 +12,7 @@ import pytest
 
 from sklearn_cnnfeat._cli import main, packing
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "dependencies"
 ]

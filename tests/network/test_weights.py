@@ -227,7 +227,7 @@ def test_packed_weights_serve_a_process_elsewhere(packed, tmp_path):
         [sys.executable, "-c", code],
         env=os.environ
         | {
-            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
             "SKLEARN_CNNFEAT_WEIGHTS": str(packed.parent),
             "KERAS_HOME": str(tmp_path / "empty"),
         },

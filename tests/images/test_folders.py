@@ -199,7 +199,7 @@ def test_a_fresh_process_finds_the_same(tmp_path):
         text=True,
         check=True,
         env={**os.environ, "PYTHONHASHSEED": "7"},
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     ).stdout
     assert output.split() == load_image_folder(tmp_path).data.tolist()
 

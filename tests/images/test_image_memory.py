@@ -85,7 +85,7 @@ def peaks(tmp_path_factory):
         [sys.executable, "-c", CODE, *map(str, arguments)],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
     return dict(zip(cases, json.loads(done.stdout), strict=True))

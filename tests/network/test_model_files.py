@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import fuzz
 import keras
@@ -538,7 +539,7 @@ def test_the_fuzzer_finds_what_it_is_to_find(monkeypatch, tmp_path):
         "sys.exit(fuzz.main())\n"
     )
     monkeypatch.setattr(fuzz, "__file__", str(broken))
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(os.path.abspath(__file__)))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
     outcomes, failures, _, _ = fuzz.fuzz("models", 12)
     assert sorted(failures) == [3, 5, 8]
     assert "KeyError" in failures[3]

@@ -31,7 +31,7 @@ from sklearn_cnnfeat import (
 )
 from sklearn_cnnfeat._cli import main, program
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMAND = [sys.executable, "-m", "sklearn_cnnfeat"]
 
