@@ -34,13 +34,13 @@ pipe.fit(known, y_known)
 # %%
 # Six decisions
 # -------------
-# Red speaks for the second class, blue for the first; where the picture is as on average, it stays
-# gray.
+# Red speaks for what was predicted, blue against it; where the picture is as on average, it stays
+# gray. Lines enclose what counts most.
 import matplotlib.pyplot as plt
 
-figure, axes = plt.subplots(2, 3, figsize=(13, 5.6), layout="compressed")
-for ax, photo in zip(axes.ravel(), unseen, strict=True):
-    DecisionMapDisplay.from_estimator(pipe, photo, ax=ax)
+from sklearn_cnnfeat import PredictionGalleryDisplay
+
+PredictionGalleryDisplay.from_estimator(pipe, unseen, y_unseen, n_photos=6)
 plt.show()
 
 # %%

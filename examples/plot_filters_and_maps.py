@@ -33,8 +33,9 @@ FilterDisplay.from_estimator(mobilenet, layer="conv1", filters=[1, 2, 5, 7, 14, 
 plt.show()
 
 # %%
-# All 32, each in colours.
-FilterDisplay.from_estimator(mobilenet, layer="conv1", rgb=True, normalize="filter")
+# All 32 in colors, the strongest first. Gray is zero: those marked with a star have practically no
+# weights.
+FilterDisplay.from_estimator(mobilenet, layer="conv1", rgb=True, filters="strongest")
 plt.show()
 
 # %%

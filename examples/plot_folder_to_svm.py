@@ -47,27 +47,14 @@ print(f"SVM on 32 x 32 pixels: {cross_val_score(svm, pixels, photos.target, cv=f
 # %%
 # Where the SVM hesitates
 # -----------------------
-# The photographs nearest to the border between the classes, the least certain first, each judged by
-# an SVM that was trained on others.
+# The photographs whose classes are closest to each other, each judged by an SVM that was trained on
+# others, with the parts of the photograph that speak for the decision and against it.
 import matplotlib.pyplot as plt
-from sklearn.model_selection import cross_val_predict
 
-decision = cross_val_predict(pipe, photos.data, photos.target, cv=folds, method="decision_function")
-if decision.ndim == 1:  # two classes: the second is to the right of 0
-    predicted, certainty = np.int64(decision > 0), np.abs(decision)
-else:  # more: the lead of the first on the second
-    predicted, certainty = decision.argmax(axis=1), np.ptp(np.sort(decision)[:, -2:], axis=1)
+from sklearn_cnnfeat import PredictionGalleryDisplay
 
-figure, axes = plt.subplots(2, 4, figsize=(10, 5.6), layout="constrained")
-for ax, index in zip(axes.flat, np.argsort(certainty), strict=False):
-    right = predicted[index] == photos.target[index]
-    ax.imshow(Image.open(photos.data[index]))
-    ax.set_title(
-        f"taken for {photos.target_names[predicted[index]]}: {'right' if right else 'wrong'}\n"
-        f"certainty {certainty[index]:.2f}",
-        color="black" if right else "tab:red",
-        fontsize=10,
-    )
-    ax.axis("off")
-figure.suptitle(f"The least certain of {len(photos.data)}, of which {accuracy:.0%} are right")
+names = [photos.target_names[label] for label in photos.target]
+PredictionGalleryDisplay.from_estimator(
+    pipe, photos.data, names, which="least_certain", cv=folds, maps="occlusion", n_photos=6
+)
 plt.show()

@@ -52,32 +52,16 @@ print(f"best: {search.best_params_['cnn__layer']}, accuracy {search.best_score_:
 # %%
 # Accuracy by layer
 # -----------------
-# Each layer at its best cost; the bars span one standard deviation over the folds. A layer whose
-# bar overlaps the best one's and that comes earlier is worth a thought: everything behind it need
-# not be computed.
+# Each layer at its best cost; the bars span one standard deviation over the folds. The band begins
+# one standard error below the best score, and the star marks the first layer inside it: everything
+# behind that layer need not be computed.
 import matplotlib.pyplot as plt
-import pandas as pd
+import numpy as np
 
-results = pd.DataFrame(search.cv_results_).sort_values("mean_test_score", ascending=False)
-best = results.drop_duplicates("param_cnn__layer").set_index("param_cnn__layer").loc[layers]
-figure, ax = plt.subplots(figsize=(9, 4.5), layout="constrained")
-ax.errorbar(
-    layers,
-    best["mean_test_score"],
-    best["std_test_score"],
-    marker="o",
-    linestyle=":",
-    capsize=4,
-)
-for layer, score in best["mean_test_score"].items():
-    ax.annotate(f"{score:.2f}", (layer, score), xytext=(8, 4), textcoords="offset points")
-chance = pd.Series(photos.target).value_counts(normalize=True).max()
-ax.axhline(chance, color="0.4", linewidth=1)
-ax.text(len(layers) - 1, chance, "always the largest class", ha="right", va="bottom")
-ax.set(
-    xlabel="layer of MobileNet, first to last",
-    ylabel="accuracy, 5 folds",
-    title=f"Telling {' and '.join(photos.target_names)} apart",
-)
-ax.grid(axis="y", alpha=0.3)
+from sklearn_cnnfeat import LayerScoreDisplay
+
+display = LayerScoreDisplay.from_search(search, score_name="Accuracy, 5 folds")
+chance = np.bincount(photos.target).max() / len(photos.target)
+display.ax_.axhline(chance, color="0.4", linewidth=1, label="always the largest class")
+display.ax_.legend(fontsize=8)
 plt.show()

@@ -49,16 +49,18 @@ axes[0, 0].set_title("photograph")
 axes[0, 1].set_title("nearest")
 for ax, place in zip(axes[0, 2:], ["second", "third", "fourth", "fifth"], strict=True):
     ax.set_title(place)
+plt.show()
 
 # %%
 # Groups
 # ------
 # As many groups as there are folders, in the ten directions that vary most. An adjusted Rand index
 # of 1 means that the groups are the folders, 0 that they have nothing to do with them.
-from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
+
+from sklearn_cnnfeat import EmbeddingDisplay
 
 plane = PCA(10, random_state=0).fit_transform(scaled)
 groups = KMeans(len(photos.target_names), n_init=10, random_state=0).fit_predict(plane)
@@ -66,18 +68,6 @@ print(
     f"groups against folders, adjusted Rand index: {adjusted_rand_score(photos.target, groups):.2f}"
 )
 
-figure, ax = plt.subplots(figsize=(9, 6.5), layout="constrained")
-ax.scatter(plane[:, 0], plane[:, 1], s=0)
-for index, path in enumerate(photos.data):
-    picture = Image.open(path).convert("RGB").resize((40, 30))
-    ax.add_artist(
-        AnnotationBbox(
-            OffsetImage(np.asarray(picture)),
-            plane[index, :2],
-            pad=0.15,
-            bboxprops={"edgecolor": f"C{groups[index]}", "linewidth": 2.5},
-        )
-    )
-ax.set(xticks=[], yticks=[], xlabel="first component", ylabel="second component")
-ax.set_title("The photographs by similarity; a frame's colour is its group")
+# All photographs by similarity; a frame's color is its group.
+EmbeddingDisplay.from_estimator(cnn, photos.data, [f"group {group + 1}" for group in groups])
 plt.show()

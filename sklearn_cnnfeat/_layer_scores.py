@@ -60,6 +60,7 @@ def layer_scores(search, *, metric=None, step=None):
         - ``n_resources``: of halving searches, what the score was computed from: that of the last
           round that the layer took part in;
         - ``mean_test_score``, ``std_test_score``: over the folds;
+        - ``n_folds``: their number;
         - ``mean_fit_time``, ``mean_score_time``: seconds per fold;
         - ``params``: the setting, as in ``search.cv_results_``.
 
@@ -133,10 +134,11 @@ def layer_scores(search, *, metric=None, step=None):
     best = best.sort_values(["model_order", "layer_order", "position"]).reset_index(drop=True)
     columns = [name for name in ("model", "layer", "pooling") if _is_told(best, name)]
     columns += ["n_features", *(["n_resources"] if "n_resources" in best else [])]
+    best["n_folds"] = search.n_splits_
     return best[[*columns, *_SCORES, "params"]]
 
 
-_SCORES = ["mean_test_score", "std_test_score", "mean_fit_time", "mean_score_time"]
+_SCORES = ["mean_test_score", "std_test_score", "n_folds", "mean_fit_time", "mean_score_time"]
 
 
 def _is_told(scores, column):
@@ -277,7 +279,7 @@ def layer_report(
     -------
     report : DataFrame
         One row per layer, in the order in which the network computes them: ``layer``,
-        ``n_features``, ``mean_test_score`` and ``std_test_score`` over the folds,
+        ``n_features``, ``mean_test_score`` and ``std_test_score`` over the ``n_folds`` folds,
         ``mean_fit_time`` and ``mean_score_time`` in seconds per fold, features not included.
 
     See Also
@@ -337,7 +339,9 @@ def layer_report(
         )
         scores = results["test_score"]
         times = results["fit_time"].mean(), results["score_time"].mean()
-        rows.append((layer, columns.stop - columns.start, scores.mean(), scores.std(), *times))
+        rows.append(
+            (layer, columns.stop - columns.start, scores.mean(), scores.std(), len(folds), *times)
+        )
     report = pd.DataFrame(rows, columns=["layer", "n_features", *_SCORES])
     order = {path: position for position, path in enumerate(summary["path"])}
     return report.sort_values("layer", key=lambda paths: paths.map(order), ignore_index=True)

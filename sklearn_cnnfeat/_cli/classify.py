@@ -14,9 +14,9 @@ from sklearn_cnnfeat._cli.options import (
     OutputFile,
     cache_folder_option,
     image_paths,
-    network_options,
     picture_option,
     progress_option,
+    searched_network_options,
     table_options,
     transformer,
     verbosity,
@@ -28,7 +28,7 @@ from sklearn_cnnfeat._csv import csv_writer
 
 @command(short_help="Find the layer and the C that classify photographs best.")
 @click.argument("photos", type=click.Path(exists=True, file_okay=False))
-@network_options
+@searched_network_options
 @click.option(
     "-l",
     "--layer",
@@ -51,11 +51,12 @@ from sklearn_cnnfeat._csv import csv_writer
 )
 @click.option(
     "--classifier",
-    type=click.Choice(["svm", "linear-svm", "logreg"]),
-    default="svm",
+    type=click.Choice(["auto", "svm", "linear-svm", "logreg"]),
+    default="auto",
     show_default=True,
     help="What learns from the standardized features: an SVM with an RBF kernel, a linear one, or "
-    "a logistic regression, which gives probabilities. 'cnnfeat why' is exact for the last two.",
+    "a logistic regression, which gives probabilities. 'auto' tries both SVMs and keeps the linear "
+    "one where it is as good within one standard error. 'cnnfeat why' is exact for linear models.",
 )
 @click.option(
     "-C",
@@ -132,8 +133,8 @@ def search(
 
     PHOTOS has one subfolder per class; it comes first, since --layers, --pooling and --C take all
     values up to the next option. Each photograph goes through the network once, for all layers
-    together; then a classifier is cross-validated on each. The table has one row a layer, at its
-    best C, in the order of the network.
+    together, or once for each way to resize it; then classifiers are cross-validated on each. The
+    table has one row per layer and pooling, at its best C, in the order of the network.
 
     Features of the photographs are kept in the user's cache, also later by 'cnnfeat predict' and
     'cnnfeat why' with the saved pipeline; --cache-folder names another place, --no-cache none.
@@ -143,6 +144,7 @@ def search(
       cnnfeat search photos/ -o model.joblib
       cnnfeat search photos/ --model vgg16 --layers block3_pool block4_pool block5_pool \\
           --C 0.1 1 10 --plot search.png -o model.joblib
+      cnnfeat search photos/ --model mobilenet --resize stretch crop --pooling avg max
     """
     from sklearn_cnnfeat import layer_summary, load_image_folder
     from sklearn_cnnfeat._cli.pipelines import search_folder
@@ -161,7 +163,7 @@ def search(
     cnn = transformer(
         cache=cache_folder or True,
         on_error="nan" if on_error == "skip" else "raise",
-        **{name: settings.pop(name) for name in NETWORK_SETTINGS},
+        **{name: settings.pop(name) for name in NETWORK_SETTINGS if name != "resize"},
     )
     found = load_image_folder(photos)
     grid = search_folder(
@@ -182,7 +184,7 @@ def search(
 
 
 def _show_scores(grid, photos, style):
-    from sklearn_cnnfeat._cli.pipelines import chance, score_table
+    from sklearn_cnnfeat._cli.pipelines import best_params, chance, score_table
 
     rows = score_table(grid)
     show_table(rows, style)
@@ -193,6 +195,14 @@ def _show_scores(grid, photos, style):
         f"{best[grid.scoring]:.3f} +- {best['std']:.3f} over {grid.n_splits_} folds ({score:.3f} "
         f"for always saying {guess!r})"
     )
+    kept = grid.cv_results_["params"][grid.best_index_]
+    if kept != best_params(grid):
+        score = grid.cv_results_["mean_test_score"][grid.best_index_]
+        say(
+            f"kept: a linear SVM on {kept['cnn__layer']}, {kept['cnn__pooling']} pooling, "
+            f"C={kept['classifier__C']:g}: {score:.3f}, within one standard error of the best, so "
+            "that 'cnnfeat why' is exact"
+        )
 
 
 def _draw_scores(grid, picture):

@@ -192,8 +192,36 @@ def picture_option(default):
 NETWORK_SETTINGS = ("model", "weights", "trusted", "input_size", "resize", "preprocessing")
 
 
+_RESIZES = click.Choice(["stretch", "crop", "pad"])
+_resize_option = click.option(
+    "--resize",
+    type=_RESIZES,
+    default="stretch",
+    show_default=True,
+    help="What happens to images of another shape.",
+)
+_resizes_option = click.option(
+    "--resize",
+    "resizes",
+    cls=Many,
+    type=_RESIZES,
+    default=["stretch"],
+    help="What happens to images of another shape. Several are compared; 'crop' is often the best. "
+    " [default: stretch]",
+)
+
+
 def network_options(function):
     """Add what says which network is used, and how images get into it."""
+    return _with_network(function, _resize_option)
+
+
+def searched_network_options(function):
+    """Add the same where several ways to resize are compared, as ``resizes``."""
+    return _with_network(function, _resizes_option)
+
+
+def _with_network(function, resize_option):
     for option in (  # the last one is listed first
         click.option(
             "--preprocessing",
@@ -203,13 +231,7 @@ def network_options(function):
             help="What pixels go through. 'auto' is right for networks by name; for a model file "
             "it is none.",
         ),
-        click.option(
-            "--resize",
-            type=click.Choice(["stretch", "crop", "pad"]),
-            default="stretch",
-            show_default=True,
-            help="What happens to images of another shape.",
-        ),
+        resize_option,
         input_size_option,
         trusted_option,
         weights_option,

@@ -4,6 +4,7 @@ import click
 
 from sklearn_cnnfeat._cli.commands import command
 from sklearn_cnnfeat._cli.options import (
+    NETWORK_SETTINGS,
     Layer,
     Network,
     Numbers,
@@ -42,8 +43,11 @@ from sklearn_cnnfeat._cli.options import (
     help="Each channel on a scale of its own, or all on one.",
 )
 @click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Maps side by side.")
-@click.option("--cmap", default="viridis", show_default=True, help="A colour map of matplotlib.")
-def maps(images, output, layers, channels, combine, overlay, normalize, columns, cmap, **network):
+@click.option(
+    "--image/--no-image", "show_image", default=True, help="Draw the photograph beside its maps."
+)
+@click.option("--cmap", default="viridis", show_default=True, help="A color map of matplotlib.")
+def maps(images, output, layers, combine, overlay, columns, **settings):
     """Draw what the layers of a network make of pictures.
 
     \b
@@ -55,15 +59,13 @@ def maps(images, output, layers, channels, combine, overlay, normalize, columns,
     from sklearn_cnnfeat import FeatureMapDisplay
 
     display = FeatureMapDisplay.from_estimator(
-        transformer(**network),
+        transformer(**{name: settings.pop(name) for name in NETWORK_SETTINGS}),
         list(images),
         layer=list(layers),
-        channels=channels,
         combine=combine or ("mean" if overlay else None),
         overlay=overlay,
-        normalize=normalize,
         n_columns=columns,
-        cmap=cmap,
+        **settings,
     )
     write_picture(display, output)
 
@@ -76,15 +78,16 @@ def maps(images, output, layers, channels, combine, overlay, normalize, columns,
 @trusted_option
 @click.option(
     "--filters",
-    type=Numbers("all"),
-    help="all, how many (16), or which (0,5,7).  [default: 6; 64 where one is a single tile]",
+    type=Numbers("all", "strongest"),
+    help="all, strongest, how many (16), or which (0,5,7).  [default: 6; 64 where one is a single "
+    "tile]",
 )
 @click.option(
     "--channels",
     type=Numbers("all"),
     help="Of each filter: all, how many, or which.  [default: the first 8]",
 )
-@click.option("--rgb", is_flag=True, help="In colours, for layers that see pictures.")
+@click.option("--rgb", is_flag=True, help="In colors, for layers that see pictures.")
 @click.option(
     "--normalize",
     type=click.Choice(["shared", "filter"]),

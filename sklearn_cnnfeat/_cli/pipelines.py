@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, ParameterGrid, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -24,9 +24,10 @@ from sklearn_cnnfeat._progress import progress
 from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
 CLASSIFIERS = {
-    "svm": SVC(),
-    "linear-svm": SVC(kernel="linear"),
-    "logreg": LogisticRegression(max_iter=2000),
+    "auto": [SVC(), SVC(kernel="linear")],
+    "svm": [SVC()],
+    "linear-svm": [SVC(kernel="linear")],
+    "logreg": [LogisticRegression(max_iter=2000)],
 }
 # Images that go through a pipeline together.
 _CHUNK = 64
@@ -38,7 +39,8 @@ def search_folder(
     layers,
     *,
     poolings=("avg",),
-    classifier="svm",
+    resizes=("stretch",),
+    classifier="auto",
     costs=(0.1, 1, 10),
     folds=5,
     scoring="accuracy",
@@ -55,10 +57,11 @@ def search_folder(
     cnn : CNNFeatureTransformer
         The network; it must have a cache. With ``on_error="nan"``, photographs that cannot be read
         are left out.
-    layers, poolings, costs : sequence
+    layers, poolings, resizes, costs : sequence
         What to try.
-    classifier : {"svm", "linear-svm", "logreg"}
-        What learns from the standardized features.
+    classifier : {"auto", "svm", "linear-svm", "logreg"}
+        What learns from the standardized features. "auto" keeps a linear SVM where it is as good
+        as one with an RBF kernel within one standard error.
     folds : int
         Of the stratified cross-validation.
     scoring : str
@@ -84,9 +87,11 @@ def search_folder(
         {
             "cnn__layer": list(layers),
             "cnn__pooling": list(poolings),
-            "classifier": [CLASSIFIERS[classifier]],
+            "cnn__resize": list(resizes),
+            "classifier": CLASSIFIERS[classifier],
             "classifier__C": list(costs),
         },
+        refit=_simplest,
         cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
         scoring=scoring,
         n_jobs=n_jobs,
@@ -99,7 +104,7 @@ def search_folder(
         _check_classes(names, folds)
     # What is left can be read; a file that breaks later must not become a row of NaN.
     search.estimator = pipeline.set_params(cnn__on_error="raise")
-    n_fits = len(layers) * len(poolings) * len(costs) * folds
+    n_fits = len(ParameterGrid(search.param_grid)) * folds
     if n_jobs not in (None, 1):
         # A terminal interrupts all processes; only this one knows what to do about it.
         deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
@@ -119,6 +124,30 @@ def search_folder(
     # The function belongs to this call; a search that is kept has the name.
     search.scoring, search.scorer_ = scoring, score
     return search
+
+
+def _simplest(results):
+    """Return the position of the best setting, or of a linear one that is as good."""
+    means = results["mean_test_score"]
+    best = int(np.nanargmax(means))
+    n_folds = sum(name.startswith("split") for name in results)
+    # The deviation is that of the folds at hand, hence one less.
+    error = results["std_test_score"][best] / np.sqrt(n_folds - 1)
+    linear = [
+        i
+        for i, setting in enumerate(results["params"])
+        if getattr(setting["classifier"], "kernel", "linear") == "linear"
+    ]
+    if linear:
+        top = max(linear, key=lambda i: means[i])
+        if means[top] >= means[best] - error:
+            return top
+    return best
+
+
+def best_params(search):
+    """Return the setting with the best score."""
+    return search.cv_results_["params"][int(np.nanargmax(search.cv_results_["mean_test_score"]))]
 
 
 def _check_classes(names, folds):
@@ -156,10 +185,17 @@ def score_table(search):
     scores = layer_scores(search)
     order = (-scores["mean_test_score"]).rank(method="first").astype(int)
     name = search.scoring
+    grid = search.param_grid
+    several = [
+        (column, key)
+        for column, key in (("resize", "cnn__resize"), ("classifier", "classifier"))
+        if len(grid[key]) > 1
+    ]
     return [
         {
             "layer": row["layer"],
             "pooling": row["params"]["cnn__pooling"],
+            **{column: _setting_name(row["params"][key]) for column, key in several},
             "features": int(row["n_features"]),
             "C": float(row["params"]["classifier__C"]),
             name: float(row["mean_test_score"]),
@@ -168,6 +204,11 @@ def score_table(search):
         }
         for rank, (_, row) in zip(order, scores.iterrows(), strict=True)
     ]
+
+
+def _setting_name(value):
+    """Return an SVM by its kernel, and other settings as they are."""
+    return f"{value.kernel} SVM" if isinstance(value, SVC) else value
 
 
 def chance(search, photos):

@@ -12,6 +12,7 @@ from sklearn_cnnfeat._cli.features import extract, layers, models
 from sklearn_cnnfeat._cli.housekeeping import cache, completion, demo, doctor, pack_folder, weights
 from sklearn_cnnfeat._cli.pictures import filters, maps
 from sklearn_cnnfeat._cli.running import run
+from sklearn_cnnfeat._cli.seeing import embedding, examples, explore, gallery
 
 
 def main(arguments=None):
@@ -23,7 +24,8 @@ class _Program(Group):
     sections = (
         ("Sort photographs into classes", ("search", "predict", "why")),
         ("Get features", ("extract", "models", "layers")),
-        ("Look inside a network", ("maps", "filters")),
+        ("Look at photographs", ("explore", "embedding", "gallery")),
+        ("Look inside a network", ("maps", "filters", "examples")),
     )
     rest = "Housekeeping"
 
@@ -49,7 +51,8 @@ def program():
 for _command in (
     *(search, predict, why),
     *(extract, models, layers),
-    *(maps, filters),
+    *(explore, embedding, gallery),
+    *(maps, filters, examples),
     *(cache, weights, pack_folder, doctor, demo, completion),
 ):
     program.add_command(_command)

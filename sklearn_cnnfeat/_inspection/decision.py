@@ -78,6 +78,10 @@ def decision_map(
             ``map.sum() + intercept == decision`` up to rounding.
         decision : float
             What the pipeline decides.
+        prediction : object
+            What the pipeline predicts.
+        probability : float or None
+            The probability of the prediction, of classifiers that have one.
         target, other :
             What a positive decision speaks for, and a negative one: classes, or None.
         maps : dict
@@ -171,6 +175,7 @@ def _exact(route, rows, inputs, question):
         map=total,
         intercept=float(intercept),
         decision=decision,
+        **question.predict(inputs[-1]),
         target=question.target,
         other=question.other,
         maps=maps,

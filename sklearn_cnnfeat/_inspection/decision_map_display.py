@@ -1,10 +1,16 @@
 """The map of a decision, over its picture."""
 
-import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from sklearn_cnnfeat._inspection.decision import decision_map
-from sklearn_cnnfeat._inspection.drawing import Panel, as_gray, draw_bar, make_axes
+from sklearn_cnnfeat._inspection.drawing import (
+    Panel,
+    as_text,
+    draw_bar,
+    draw_decision,
+    make_axes,
+    photo_panel,
+)
 
 
 class DecisionMapDisplay:
@@ -17,16 +23,23 @@ class DecisionMapDisplay:
     decision : Bunch
         What :func:`decision_map` returns.
 
+    y_true : object, default=None
+        The true class or value, for the title.
+
     Attributes
     ----------
     figure_ : matplotlib Figure
         The figure.
 
     ax_ : matplotlib Axes
-        The axes.
+        The axes of the map.
+
+    image_ax_ : matplotlib Axes or None
+        Those of the photograph in its colors.
 
     image_ : matplotlib AxesImage
-        The map over the picture: red where it speaks for the target, blue where against.
+        The map over the picture: red where it speaks for the target, blue where against. Lines
+        enclose what lies beyond half of the largest value, solid for and dashed against the target.
 
     See Also
     --------
@@ -49,8 +62,9 @@ class DecisionMapDisplay:
     flower
     """
 
-    def __init__(self, decision):
+    def __init__(self, decision, *, y_true=None):
         self.decision = decision
+        self.y_true = y_true
 
     @classmethod
     def from_estimator(
@@ -59,6 +73,7 @@ class DecisionMapDisplay:
         image,
         *,
         target=None,
+        y_true=None,
         method="auto",
         step=None,
         patch_size=None,
@@ -80,6 +95,9 @@ class DecisionMapDisplay:
         target : class label, pair of class labels or int, default=None
             Which decision, as for :func:`decision_map`.
 
+        y_true : object, default=None
+            The true class or value, for the title.
+
         method : {"auto", "exact", "occlusion"}, default="auto"
             How, as for :func:`decision_map`.
 
@@ -96,7 +114,7 @@ class DecisionMapDisplay:
             Opacity of the largest values; zero is transparent.
 
         ax : matplotlib Axes, default=None
-            Where to draw.
+            Where to draw the map, alone. None makes a figure with the photograph beside it.
 
         Returns
         -------
@@ -113,7 +131,7 @@ class DecisionMapDisplay:
             patch_size=patch_size,
             stride=stride,
         )
-        return cls(decision).plot(cmap=cmap, alpha=alpha, ax=ax)
+        return cls(decision, y_true=y_true).plot(cmap=cmap, alpha=alpha, ax=ax)
 
     def plot(self, *, cmap="RdBu_r", alpha=0.85, ax=None):
         """Draw the map over the picture.
@@ -127,7 +145,7 @@ class DecisionMapDisplay:
             Opacity of the largest values; zero is transparent.
 
         ax : matplotlib Axes, default=None
-            Where to draw.
+            Where to draw the map, alone. None makes a figure with the photograph beside it.
 
         Returns
         -------
@@ -136,27 +154,41 @@ class DecisionMapDisplay:
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         decision = self.decision
-        panel = Panel(decision.map, title=None, picture=decision.image, bar=False)
-        self.figure_, axes = make_axes([[panel]], ax)
-        self.ax_ = axes.item()
-        limit = float(np.abs(decision.map).max()) or 1.0
-        height, width = decision.image.shape[:2]
-        self.ax_.imshow(as_gray(decision.image), cmap="gray", vmin=0, vmax=255)
-        self.image_ = self.ax_.imshow(
-            decision.map,
-            cmap=cmap,
-            vmin=-limit,
-            vmax=limit,
-            alpha=alpha * np.sqrt(np.abs(decision.map) / limit),
-            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-            interpolation="bilinear",
-        )
-        self.ax_.set_axis_off()
-        target = "prediction" if decision.target is None else decision.target
-        other = decision.other
-        question = target if other is None else f"{target} against {other}"
-        self.ax_.set_title(f"{question}: {decision.decision:+.3g}", fontsize=10)
+        panels = [Panel(decision.map, title=None, picture=decision.image, bar=False)]
+        if ax is None:
+            panels.insert(0, photo_panel(decision.image, title=None))
+        self.figure_, axes = make_axes([panels], ax)
+        self.ax_ = axes[0, -1]
+        self.image_ax_ = axes[0, 0] if ax is None else None
+        question = self._question()
+        if self.image_ax_ is None:
+            self.ax_.set_title(f"{self._answer()}\n{question}", fontsize=10)
+        else:
+            panels[0].draw(self.image_ax_, None)
+            self.image_ax_.set_title(self._answer(), fontsize=10)
+            self.ax_.set_title(question, fontsize=10)
+        self.ax_.set_anchor("N")
+        self.image_ = draw_decision(self.ax_, decision, cmap, alpha)
+        target = as_text(decision.target) if decision.target is not None else "prediction"
+        against = "against" if decision.other is None else f"for {as_text(decision.other)}"
         bar = draw_bar(self.ax_, self.image_)
-        against = "against" if other is None else f"for {other}"
         bar.set_label(f"{against}   $\\leftarrow$      $\\rightarrow$   for {target}", fontsize=8)
         return self
+
+    def _answer(self):
+        """Return what was predicted, how surely, and what would have been right."""
+        decision = self.decision
+        text = f"predicted: {as_text(decision.prediction)}"
+        if decision.probability is not None:
+            text += f", probability {decision.probability:.2f}"
+        if self.y_true is not None:
+            text += f"\ntrue: {as_text(self.y_true)}"
+        return text
+
+    def _question(self):
+        decision = self.decision
+        target = "prediction" if decision.target is None else as_text(decision.target)
+        question = (
+            target if decision.other is None else f"{target} against {as_text(decision.other)}"
+        )
+        return f"{question}: {decision.decision:+.3g}"

@@ -7,9 +7,12 @@ from sklearn_cnnfeat._inspection.drawing import (
     MOST_TILES,
     Mosaic,
     Panel,
+    color_limits,
+    extended,
     label_rows,
     make_axes,
     n_columns_for,
+    photo_panel,
     scale_each,
 )
 from sklearn_cnnfeat._inspection.maps import (
@@ -20,6 +23,9 @@ from sklearn_cnnfeat._inspection.maps import (
     picture,
 )
 from sklearn_cnnfeat._steps import as_transformer
+
+# Photographs in a figure: those with a line each, and those with a single map each.
+_MOST_LINES, _MOST_MAPS = 12, 120
 
 
 class FeatureMapDisplay:
@@ -46,7 +52,7 @@ class FeatureMapDisplay:
         How they were fused, for the titles.
 
     pictures : list of ndarray, default=None
-        The images, to lay maps over.
+        The images, to stand beside the maps or under them. They also give maps their proportions.
 
     Attributes
     ----------
@@ -55,6 +61,9 @@ class FeatureMapDisplay:
 
     axes_ : ndarray of matplotlib Axes, of shape (n_images, n_layers)
         One a panel.
+
+    image_axes_ : list of matplotlib Axes
+        Those with the photographs beside the maps; empty where they are not shown.
 
     images_ : ndarray of matplotlib AxesImage, of shape (n_images, n_layers)
         What was drawn: all channels of a panel are tiles of one image.
@@ -95,7 +104,9 @@ class FeatureMapDisplay:
         channels=None,
         combine=None,
         overlay=False,
+        show_image=True,
         normalize="channel",
+        robust=True,
         n_columns=None,
         cmap="viridis",
         ax=None,
@@ -126,12 +137,20 @@ class FeatureMapDisplay:
         overlay : bool, default=False
             Lay the fused map over the picture; needs `combine`.
 
+        show_image : bool, default=True
+            Draw the photograph beside its maps; not with `overlay`, and not into `ax`.
+
         normalize : {"channel", "shared"}, default="channel"
             Each channel on its own scale from its smallest to its largest value, or all of a
-            layer on one, with a colour bar.
+            layer on one, with a color bar.
+
+        robust : bool, default=True
+            Color scales span the 2nd to the 98th percentile, so that a few extreme values, such as
+            those that padding leaves in corners, do not take all colors. False spans all values.
 
         n_columns : int, default=None
-            Tiles side by side. None takes 8 for up to 64 channels, and more for more.
+            Tiles side by side. None takes a square for up to 16 channels, 8 for up to 64, and more
+            for more.
 
         cmap : str or matplotlib Colormap, default="viridis"
             Colours.
@@ -147,6 +166,7 @@ class FeatureMapDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         transformer = as_transformer(estimator)
         X = as_batch(image, transformer)
+        _check_number(len(X), layer or transformer.layer, combine)
         extractor, images, maps = compute_maps(transformer, X, layer)
         layers = extractor.layers
         for name, values in zip(layers, maps, strict=True):
@@ -179,15 +199,29 @@ class FeatureMapDisplay:
             channels=chosen,
             combined=combined,
             combination=combine if combine is None or isinstance(combine, str) else "weighted sum",
-            pictures=[picture(extractor, images, i) for i in range(len(images))]
-            if overlay
-            else None,
+            pictures=[picture(extractor, images, i) for i in range(len(images))],
         )
         return display.plot(
-            overlay=overlay, normalize=normalize, n_columns=n_columns, cmap=cmap, ax=ax
+            overlay=overlay,
+            show_image=show_image,
+            normalize=normalize,
+            robust=robust,
+            n_columns=n_columns,
+            cmap=cmap,
+            ax=ax,
         )
 
-    def plot(self, *, overlay=False, normalize="channel", n_columns=None, cmap="viridis", ax=None):
+    def plot(
+        self,
+        *,
+        overlay=False,
+        show_image=True,
+        normalize="channel",
+        robust=True,
+        n_columns=None,
+        cmap="viridis",
+        ax=None,
+    ):
         """Draw the maps.
 
         Parameters
@@ -195,8 +229,14 @@ class FeatureMapDisplay:
         overlay : bool, default=False
             Lay the fused map over the picture.
 
+        show_image : bool, default=True
+            Draw the photograph beside its maps; not with `overlay`, and not into `ax`.
+
         normalize : {"channel", "shared"}, default="channel"
             Each channel on its own scale, or all of a layer on one.
+
+        robust : bool, default=True
+            Color scales span the 2nd to the 98th percentile.
 
         n_columns : int, default=None
             Tiles side by side.
@@ -220,31 +260,60 @@ class FeatureMapDisplay:
                 "overlay=True lays a fused map over the picture, and this display has been made "
                 "without: from_estimator(..., combine='mean', overlay=True) makes one with both."
             )
-        n_images = len(self.maps[0])
-        alone = n_images * len(self.layers) == 1
+        n_images, n_layers = len(self.maps[0]), len(self.layers)
+        alone = n_images * n_layers == 1
         panels = [
-            [self._panel(k, i, normalize, n_columns, alone, overlay) for k in range(len(self.maps))]
+            [
+                self._panel(k, i, normalize, robust, n_columns, alone, overlay)
+                for k in range(n_layers)
+            ]
             for i in range(n_images)
         ]
-        self.figure_, self.axes_ = make_axes(panels, ax)
-        self.images_ = np.empty(self.axes_.shape, object)
+        has_photos = show_image and not overlay and self.pictures is not None and ax is None
+        if has_photos:
+            photos = [photo_panel(pixels) for pixels in self.pictures[:n_images]]
+            panels = [[photo, *row] for photo, row in zip(photos, panels, strict=True)]
+        self.figure_, axes = make_axes(panels, ax, self._per_line(n_images, n_layers, has_photos))
+        self.images_ = np.empty((n_images, n_layers), object)
         for i, row in enumerate(panels):
-            for k, panel in enumerate(row):
+            drawn = []
+            for ax_, panel in zip(axes[i], row, strict=True):
                 if i > 0:
                     panel.title = None
-                self.images_[i, k] = panel.draw(self.axes_[i, k], cmap)
+                drawn.append(panel.draw(ax_, cmap))
+            self.images_[i] = drawn[has_photos:]
+        self.image_axes_ = list(axes[:, 0]) if has_photos else []
+        self.axes_ = axes[:, int(has_photos) :]
         return self
 
-    def _panel(self, k, i, normalize, n_columns, alone, overlay):
+    def _per_line(self, n_images, n_layers, has_photos):
+        """Return how many panels stand side by side; None for one image per line."""
+        if self.combined is None or n_layers > 1 or n_images == 1:
+            return None
+        if has_photos:
+            return 2 * (1 if n_images <= 3 else 2 if n_images <= 12 else 4)
+        return min(n_images, max(3, int(np.ceil(np.sqrt(n_images)))))
+
+    def _pixel_aspect(self, i, height, width):
+        """Return height over width of a map's pixel: maps have the proportions of their picture."""
+        if self.pictures is None:
+            return 1.0
+        rows, columns = self.pictures[i].shape[:2]
+        return (rows / columns) / (height / width)
+
+    def _panel(self, k, i, normalize, robust, n_columns, alone, overlay):
         values, picked, layer = self.maps[k], self.channels[k], self.layers[k]
         if self.combined is not None:
             combined = self.combined[k]
             height, width = combined.shape[1:]
+            limits = color_limits(combined, robust)
             return Panel(
                 combined[i],
                 title=f"{layer}\n{self.combination} of {len(picked)} maps, {height} x {width}",
-                limits=(combined.min(), combined.max()),
+                limits=limits,
+                extend=extended(combined, limits),
                 picture=self.pictures[i] if overlay else None,
+                pixel_aspect=self._pixel_aspect(i, height, width),
             )
         if values.ndim == 2:
             n_units = len(picked)
@@ -260,18 +329,36 @@ class FeatureMapDisplay:
                 row_labels=label_rows(len(rows), 1, picked[::columns]),
             )
         shown = values[..., picked]
-        limits = (shown.min(), shown.max()) if normalize == "shared" else None
+        limits = color_limits(shown, robust) if normalize == "shared" else None
         tiles = np.moveaxis(shown[i], -1, 0)
         height, width, n_channels = values.shape[1:]
         columns = n_columns or n_columns_for(len(picked))
         of_all = f" of {n_channels}" if len(picked) < n_channels else ""
         mosaic = Mosaic(
-            tiles if limits else scale_each(tiles), columns, labels=picked if alone else None
+            tiles if limits else scale_each(tiles, robust),
+            columns,
+            labels=picked if alone else None,
+            pixel_aspect=self._pixel_aspect(i, height, width),
         )
         return Panel(
             mosaic.pixels,
             title=f"{layer}\n{len(picked)}{of_all} maps, {height} x {width}",
             limits=limits,
+            extend=extended(shown, limits) if limits else "neither",
             mosaic=mosaic,
+            pixel_aspect=self._pixel_aspect(i, height, width),
             row_labels=None if mosaic.labels else mosaic.label_rows(picked),
+        )
+
+
+def _check_number(n_images, layers, combine):
+    """Raise where there are more photographs than one figure can show."""
+    n_layers = len(layers) if isinstance(layers, (list, tuple)) else 1
+    has_lines = combine is None or n_layers > 1
+    most = _MOST_LINES if has_lines else _MOST_MAPS
+    if n_images > most:
+        raise ValueError(
+            f"{n_images} images are more than one figure can show: at most {_MOST_LINES}, or "
+            f"{_MOST_MAPS} where one layer is fused into one map (combine='mean'). Pass fewer "
+            f"images, such as image[:{most}], and call again for the others."
         )

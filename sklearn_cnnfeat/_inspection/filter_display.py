@@ -20,6 +20,10 @@ from sklearn_cnnfeat._steps import as_transformer
 
 # Filters in a table with one column per channel, and the columns of such a table.
 _MOST_ROWS, _MOST_COLUMNS = 6, 8
+# Rows of such a table before it goes on in further columns.
+_TALLEST = 8
+# A filter is dead whose norm is at most this share of the largest one's.
+_DEAD = 1e-2
 
 
 class FilterDisplay:
@@ -37,7 +41,7 @@ class FilterDisplay:
         Name of the layer.
 
     filters : ndarray of int
-        The filters that are drawn.
+        The filters that are drawn. `dead` says which of them have practically no weights.
 
     channels : ndarray of int, default=None
         The channels of each filter that are drawn; None for depthwise filters, which have one.
@@ -81,7 +85,7 @@ class FilterDisplay:
         cls,
         estimator,
         *,
-        layer,
+        layer=None,
         filters=None,
         channels=None,
         rgb=False,
@@ -97,11 +101,13 @@ class FilterDisplay:
             A transformer, fitted or not, a pipeline with one, or a network as
             :class:`CNNFeatureTransformer` takes it.
 
-        layer : str or int
-            A layer with kernels, as :func:`filter_summary` lists them.
+        layer : str or int, default=None
+            A layer with kernels, as :func:`filter_summary` lists them. None takes the
+            transformer's own.
 
-        filters : int, sequence of int or "all", default=None
-            The first so many, chosen ones, or all. None takes 6 where each channel has a column,
+        filters : int, sequence of int, "all" or "strongest", default=None
+            The first so many, chosen ones, all, or those with the largest mean magnitude, the
+            strongest first. None takes 6 where each channel has a column,
             64 where a filter is one picture, and all of 1x1 convolutions and dense layers.
 
         channels : int, sequence of int or "all", default=None
@@ -109,11 +115,12 @@ class FilterDisplay:
             dense layers.
 
         rgb : bool, default=False
-            One picture in colours a filter, for layers that see three channels.
+            One picture in colors per filter, for layers that see three channels. Gray is zero, and
+            the scale is the same for all filters, so that weak filters look pale.
 
         normalize : {"shared", "filter"}, default="shared"
             Black and white are the smallest and the largest number of all filters drawn, or of
-            each filter.
+            each filter; then filters without weights look as vivid as others.
 
         cmap : str or matplotlib Colormap, default=None
             Colours. None is gray for kernels and blue-white-red around zero for 1x1 convolutions
@@ -129,6 +136,7 @@ class FilterDisplay:
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         transformer = as_transformer(estimator)
+        layer = _own_layer(transformer) if layer is None else layer
         source, input_size, model = network_of(transformer, layer)
         found, kernels = read_kernels(layer, source, input_size, model)
         if not kernels:
@@ -170,6 +178,13 @@ class FilterDisplay:
             colours=colours,
         )
         return display.plot(normalize=normalize, cmap=cmap, ax=ax)
+
+    @property
+    def dead(self):
+        """ndarray of bool: which of the filters drawn have practically no weights."""
+        kernel = self.kernel.reshape(-1, self.kernel.shape[-1])
+        strength = np.sqrt(np.square(kernel, dtype=np.float64).sum(axis=0))
+        return strength[self.filters] <= _DEAD * strength.max()
 
     def plot(self, *, normalize="shared", cmap=None, ax=None):
         """Draw the filters.
@@ -217,31 +232,68 @@ class FilterDisplay:
     def _tiles(self, normalize):
         height, width, _, n_filters = self.kernel.shape
         count = f"{len(self.filters)} of {n_filters}" if len(self.filters) < n_filters else ""
-        count = count or f"{n_filters}"
-        size = f"{height} x {width}"
+        title = f"{self.layer}\n{count or n_filters} filters, {height} x {width}"
+        if self.dead.any():
+            title += f", {self.dead.sum()} dead (*)"
+        names = [
+            f"{k}*" if dead else f"{k}" for k, dead in zip(self.filters, self.dead, strict=True)
+        ]
         if self.channels is None:
-            filters = np.moveaxis(self.kernel[..., self.filters], -1, 0)
-            filters = scale_together(filters, normalize)
-            if self.colours is None:
-                filters = filters[..., 0]
-            elif self.colours[0] == "blue":
-                filters = filters[..., ::-1]
-            mosaic = Mosaic(filters, n_columns_for(len(filters)), labels=self.filters)
-            title = f"{self.layer}\n{count} filters, {size}"
-            return Panel(mosaic.pixels, title=title, limits=(0, 1), bar=False, mosaic=mosaic)
+            return self._one_tile_each(names, title, normalize)
         filters = np.moveaxis(self.kernel[:, :, self.channels][..., self.filters], -1, 0)
         filters = np.moveaxis(scale_together(filters, normalize), -1, 1)
-        columns = len(self.channels)
-        mosaic = Mosaic(filters.reshape(-1, height, width), columns)
-        names = [self.colours[c] if self.colours else f"channel {c}" for c in self.channels]
+        return self._one_row_each(filters, names, title)
+
+    def _one_tile_each(self, names, title, normalize):
+        filters = np.moveaxis(self.kernel[..., self.filters], -1, 0)
+        is_rgb = self.colours is not None
+        # In colors, zero is gray for all filters alike.
+        filters = scale_together(filters, normalize, centered=is_rgb and normalize == "shared")
+        if not is_rgb:
+            filters = filters[..., 0]
+        elif self.colours[0] == "blue":
+            filters = filters[..., ::-1]
+        mosaic = Mosaic(filters, n_columns_for(len(filters)), labels=names)
+        return Panel(mosaic.pixels, title=title, limits=(0, 1), bar=False, mosaic=mosaic)
+
+    def _one_row_each(self, filters, names, title):
+        """Return filters (n, channels, height, width) as rows, in blocks where there are many."""
+        n_filters, n_channels, height, width = filters.shape
+        channels = [self.colours[c] if self.colours else f"channel {c}" for c in self.channels]
+        n_blocks = -(-n_filters // _TALLEST) if n_channels < 5 else 1
+        if n_blocks == 1:
+            mosaic = Mosaic(filters.reshape(-1, height, width), n_channels)
+            rows = mosaic.label_rows(np.repeat(names, n_channels), "filter {}")
+            return Panel(
+                mosaic.pixels,
+                title=title,
+                limits=(0, 1),
+                bar=False,
+                mosaic=mosaic,
+                row_labels=rows,
+                column_labels=channels,
+            )
+        # Filters side by side in a line, a gap and their numbers between them.
+        n_rows = -(-n_filters // n_blocks)
+        shape = (n_rows, n_blocks, n_channels + 1)
+        tiles = np.full((*shape, height, width), np.nan, filters.dtype)
+        labels = np.full(shape, "", object)
+        for k, (kernel, name) in enumerate(zip(filters, names, strict=True)):
+            tiles[k // n_blocks, k % n_blocks, :n_channels] = kernel
+            labels[k // n_blocks, k % n_blocks, 0] = name
+        tiles, labels = (
+            part.reshape(n_rows, -1, *part.shape[3:])[:, :-1] for part in (tiles, labels)
+        )
+        n_columns = tiles.shape[1]
+        mosaic = Mosaic(
+            tiles.reshape(-1, height, width), n_columns, labels=labels.ravel(), most=None
+        )
         return Panel(
             mosaic.pixels,
-            title=f"{self.layer}\n{count} filters, {size}",
+            title=f"{title}\ncolumns: {', '.join(channels)}",
             limits=(0, 1),
             bar=False,
             mosaic=mosaic,
-            row_labels=mosaic.label_rows(np.repeat(self.filters, columns), "filter {}"),
-            column_labels=names,
         )
 
 
@@ -249,3 +301,15 @@ def _preprocessing(transformer, source):
     if transformer.preprocessing == "auto":
         return find_architecture(source.name).preprocessing if source.kind == "zoo" else None
     return transformer.preprocessing
+
+
+def _own_layer(transformer):
+    layer = transformer.layer
+    if isinstance(layer, (list, tuple)):
+        if len(layer) != 1:
+            raise ValueError(
+                f"The transformer has {len(layer)} layers: say whose filters with layer=, one of "
+                f"{', '.join(map(repr, layer))}."
+            )
+        (layer,) = layer
+    return layer

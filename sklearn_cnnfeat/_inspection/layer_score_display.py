@@ -11,8 +11,8 @@ class LayerScoreDisplay:
     """How good each layer of a network is: scores against layers, in the order of computation.
 
     Bars span one standard deviation over the folds to either side; the numbers of features stand
-    below the layers. A layer that comes earlier and whose bar overlaps the best one's is
-    worth a thought: what lies behind it need not be computed.
+    below the layers. The gray band begins one standard error below the best score, and a star marks
+    the first layer inside it: what lies behind that layer need not be computed.
 
     Make it with :meth:`from_search`, or from the table that :func:`layer_report` returns. All
     parameters are stored as attributes.
@@ -34,7 +34,14 @@ class LayerScoreDisplay:
         The axes.
 
     lines_ : list of matplotlib ErrorbarContainer
-        The points and their bars, one a network and pooling.
+        The points and their bars, one per network and pooling.
+
+    best_ : int
+        Position in `scores` of the best score.
+
+    simplest_ : int
+        Position in `scores` of the first layer whose score lies within one standard error of the
+        best one; `best_` where `scores` has no column ``n_folds``.
 
     See Also
     --------
@@ -114,6 +121,7 @@ class LayerScoreDisplay:
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         scores = self.scores
+        self.best_, self.simplest_, threshold = _within_one_error(scores)
         places = [name for name in ("model", "layer") if name in scores]
         lines = [name for name in ("model", "pooling") if name in scores]
         where = scores.groupby(places, sort=False, dropna=False).ngroup().to_numpy()
@@ -141,6 +149,21 @@ class LayerScoreDisplay:
                 label=", ".join(str(value) for value in rows.iloc[0][lines]) if lines else None,
             )
             self.lines_.append(drawn)
+            if own[self.simplest_]:
+                at = np.flatnonzero(own).tolist().index(self.simplest_)
+                ax.plot(
+                    x[at],
+                    rows["mean_test_score"].iloc[at],
+                    marker="*",
+                    markersize=17,
+                    color=drawn.lines[0].get_color(),
+                    markeredgecolor="black",
+                    linestyle="none",
+                    label="first within one standard error of the best",
+                )
+        if threshold is not None:
+            best = scores["mean_test_score"].max()
+            ax.axhspan(threshold, best, color="0.5", alpha=0.18, linewidth=0)
         ticks = []
         for place in range(where.max() + 1):
             rows = scores[where == place]
@@ -151,6 +174,20 @@ class LayerScoreDisplay:
         ax.set_xlabel("Layer, first to last (number of features)")
         ax.set_ylabel(self.score_name)
         ax.grid(axis="y", alpha=0.3)
-        if lines:
-            ax.legend()
+        ax.legend(fontsize=8)
         return self
+
+
+def _within_one_error(scores):
+    """Return the positions of the best row and of the first as good, and the score it takes."""
+    means = scores["mean_test_score"].to_numpy(float)
+    if np.isnan(means).all():
+        raise ValueError("All scores are NaN: every fit of the search has failed.")
+    best = int(np.nanargmax(means))
+    if "n_folds" not in scores or scores["n_folds"].iloc[best] < 2:
+        return best, best, None
+    # The deviation is that of the folds at hand, hence one less.
+    error = scores["std_test_score"].iloc[best] / np.sqrt(scores["n_folds"].iloc[best] - 1)
+    threshold = means[best] - error
+    own = scores["model"] == scores["model"].iloc[best] if "model" in scores else True
+    return best, int(np.flatnonzero((means >= threshold) & own)[0]), threshold

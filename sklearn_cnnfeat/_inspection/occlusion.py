@@ -42,6 +42,7 @@ def occlusion(route, question, features, patch_size, stride):
         map=falls / counts,
         intercept=None,
         decision=decision,
+        **question.predict(features),
         target=question.target,
         other=question.other,
         maps={},

@@ -11,13 +11,8 @@ from sklearn_cnnfeat.exceptions import NotAffineError
 
 def contributions(extractor, images, row, form):
     """Return what each position of each layer contributes, by the names of the layers."""
-    for name, shape in zip(extractor.layers, extractor.map_shapes, strict=True):
-        if len(shape) == 1:
-            raise NotAffineError(f"Layer {name!r} gives a vector, which has no positions.")
-    if extractor.pooling is not None:
-        raise NotAffineError("What a callable pooling takes from each position is not known.")
-    pooling = extractor.spec.poolings[0]
-    if pooling == "flatten":
+    check_positions(extractor)
+    if extractor.spec.poolings[0] == "flatten":
         maps = [
             row[columns].reshape(shape)
             for columns, shape in zip(extractor.columns, extractor.map_shapes, strict=True)
@@ -26,6 +21,21 @@ def contributions(extractor, images, row, form):
         raise NotAffineError("The maps behind 8-bit features are known for pooling='flatten' only.")
     else:
         maps = [batch[0] for batch in maps_of(giving_maps(extractor, images), images)]
+    return contributions_of_maps(extractor, maps, form)
+
+
+def check_positions(extractor):
+    """Raise where the features of an extractor belong to no positions."""
+    for name, shape in zip(extractor.layers, extractor.map_shapes, strict=True):
+        if len(shape) == 1:
+            raise NotAffineError(f"Layer {name!r} gives a vector, which has no positions.")
+    if extractor.pooling is not None:
+        raise NotAffineError("What a callable pooling takes from each position is not known.")
+
+
+def contributions_of_maps(extractor, maps, form):
+    """Return the same, where the maps of each layer are known already."""
+    pooling = extractor.spec.poolings[0]
     return {
         name: _CONTRIBUTIONS[pooling](values.astype(np.float64), form.select(columns))
         for name, values, columns in zip(extractor.layers, maps, extractor.columns, strict=True)

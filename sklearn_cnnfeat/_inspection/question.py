@@ -58,6 +58,17 @@ class Question:
         """Return the decision for each row of features."""
         return self._columns(features) @ self._mix
 
+    def predict(self, features):
+        """Return the prediction for one row of features, and its probability where there is one."""
+        with without_name_warnings():
+            prediction = self._final.predict(features)[0]
+            classes = getattr(self._final, "classes_", None)
+            probability = None
+            if classes is not None and hasattr(self._final, "predict_proba"):
+                probabilities = self._final.predict_proba(features)[0]
+                probability = float(probabilities[_position(prediction, classes)])
+        return {"prediction": prediction, "probability": probability}
+
     def _columns(self, features):
         final = self._final
         if self._is_by_pairs:

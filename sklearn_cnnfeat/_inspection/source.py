@@ -1,6 +1,7 @@
 """The network that a transformer uses."""
 
 from sklearn_cnnfeat._network.foreign import is_network
+from sklearn_cnnfeat._network.networks import open_network
 from sklearn_cnnfeat._parameters import network_source
 
 
@@ -14,3 +15,10 @@ def network_of(transformer, layer=None):
     layers = tuple(layer) if isinstance(layer, list) else (layer,)
     model = transformer.model if is_network(transformer.model) else None
     return *network_source(transformer, layers), model
+
+
+def graph_of(extractor):
+    """Return the `openvino.Model` that an extractor runs; None on other engines."""
+    if extractor.engine != "openvino":
+        return None
+    return open_network(extractor.spec, extractor.engine, extractor.model).read()

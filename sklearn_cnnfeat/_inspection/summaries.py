@@ -1,11 +1,15 @@
 """What a network is made of, as data frames."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 
 from sklearn_cnnfeat._inspection.source import network_of
 from sklearn_cnnfeat._network.networks import describe_network, describe_weighted
+from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._steps import as_transformer
+from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
 
 def layer_summary(model):
@@ -91,7 +95,8 @@ def filter_summary(model):
         - ``kernel_shape``: (height, width, channels in, filters), for depthwise convolutions
           (height, width, channels in, filters a channel), for dense layers (inputs, units);
         - ``bias_shape``: (filters,), or None where there is no bias;
-        - ``mean``, ``std``, ``min``, ``max``: of the kernel's numbers.
+        - ``mean``, ``std``, ``min``, ``max``: of the kernel's numbers; missing, with a warning,
+          where the weights of a network by name are not on this machine.
 
     See Also
     --------
@@ -120,8 +125,23 @@ def filter_summary(model):
             kernel.min,
             kernel.max,
         )
-        for layer in describe_weighted(*network_of(as_transformer(model))).layers
+        for layer in _weighted_layers(network_of(as_transformer(model)))
         for kernel in layer.kernels
     ]
     columns = ["path", "type", "kernel", "kernel_shape", "bias_shape", "mean", "std", "min", "max"]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype(dict.fromkeys(["mean", "std", "min", "max"], float))
+
+
+def _weighted_layers(network):
+    """Return the layers of a network with the statistics of their kernels, where they are known."""
+    try:
+        return describe_weighted(*network).layers
+    except WeightsNotFoundError as error:
+        reason = str(error).split("\n")[0]
+        warnings.warn(
+            f"Shapes only, for the weights are not here: {reason}", UserWarning, stacklevel=3
+        )
+        classifier = find_architecture(network[0].name).head
+        layers = describe_network(*network).layers
+        return [layer for layer in layers if layer.path not in classifier]

@@ -294,6 +294,7 @@ def test_search_table_as_json_and_several_poolings(here, cnnfeat):
     code, printed, messages = cnnfeat(
         *["search", "photos", "--model", "small.keras", "--layers", "two", "one"],
         *["--pooling", "avg", "max", "--C", "1", "10", "--cv", "2", "--json", "--progress"],
+        *["--classifier", "svm"],
     )
     assert code == 0, messages
     rows = json.loads(printed)
@@ -310,6 +311,46 @@ def test_search_table_as_json_and_several_poolings(here, cnnfeat):
     assert "0.500 for always saying 'china'" in messages
 
 
+def test_search_compares_resizes_and_keeps_a_linear_model(here, cnnfeat):
+    code, printed, messages = cnnfeat(
+        *["search", "photos", "-m", "small.keras", "-l", "two", "one", "--cv", "2", "--json"],
+        *["--resize", "stretch", "crop", "-o", "model.joblib"],
+    )
+    assert code == 0, messages
+    rows = json.loads(printed)
+    assert [row["layer"] for row in rows] == ["one", "two"]
+    assert {row["resize"] for row in rows} <= {"stretch", "crop"}
+    assert {row["classifier"] for row in rows} <= {"rbf SVM", "linear SVM"}
+    kept = joblib.load("model.joblib")
+    if kept[-1].kernel == "linear":
+        assert "kept: a linear SVM" in messages or "linear SVM" in {
+            row["classifier"] for row in rows if row["rank"] == 1
+        }
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        # rbf, linear at two layers; the standard error of the best is 0.04 / sqrt(4) = 0.02
+        ([0.90, 0.87, 0.85, 0.881], 3),
+        ([0.90, 0.87, 0.85, 0.879], 0),
+        ([0.90, 0.91, 0.95, 0.85], 2),
+        ([0.90, 0.95, 0.85, 0.94], 1),
+    ],
+)
+def test_linear_within_one_standard_error(scores, expected):
+    from sklearn_cnnfeat._cli.pipelines import _simplest
+
+    rbf, linear = {"classifier": SVC()}, {"classifier": SVC(kernel="linear")}
+    results = {
+        "mean_test_score": np.array(scores),
+        "std_test_score": np.full(4, 0.04),
+        "params": [rbf, linear, rbf, linear],
+        **{f"split{k}_test_score": None for k in range(5)},
+    }
+    assert _simplest(results) == expected
+
+
 def test_search_in_several_processes(here, cnnfeat):
     arguments = ["search", "photos", "-m", "small.keras", "-l", "one", "--C", "1", "--cv", "2"]
     alone, together = cnnfeat(*arguments), cnnfeat(*arguments, "--jobs", "2")
@@ -320,7 +361,7 @@ def test_search_in_several_processes(here, cnnfeat):
 def test_search_chooses_layers_and_scores_as_scikit_learn(here, cnnfeat):
     code, printed, messages = cnnfeat(
         *["search", "photos", "-m", "small.keras", "--C", "1", "--cv", "3"],
-        *["--scoring", "balanced_accuracy"],
+        *["--scoring", "balanced_accuracy", "--classifier", "svm"],
     )
     assert code == 0, messages
     rows = read_csv(printed)

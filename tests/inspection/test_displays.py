@@ -160,8 +160,12 @@ def test_fused(network, photos_, combine):
     expected = maps @ weights if combine == "weights" else getattr(maps, combine)(axis=-1)
     drawn = display.images_[0, 0]
     np.testing.assert_allclose(np.asarray(drawn.get_array()), expected, rtol=1e-5, atol=1e-5)
-    assert drawn.get_clim() == pytest.approx((expected.min(), expected.max()))
-    assert len(display.figure_.axes) == 2, "a colour bar"
+    low, high = drawn.get_clim()
+    assert expected.min() <= low < high <= expected.max()
+    display.plot(robust=False)
+    limits = display.images_[0, 0].get_clim()
+    assert limits == pytest.approx((expected.min(), expected.max()))
+    assert len(display.figure_.axes) == 3, "the photograph, the map and a color bar"
     assert_drawn(display)
 
 
@@ -279,7 +283,7 @@ def test_hundreds_of_maps_are_one_image(keras, photos_):
     )
     for channels, n_labels in [(64, 64), ("all", 0)]:
         display = FeatureMapDisplay.from_estimator(model, photos_[0], channels=channels)
-        (ax,) = display.figure_.axes
+        ax = display.axes_[0, 0]
         assert len(ax.images) == 1
         assert len(ax.texts) == n_labels
         assert len(ax.get_yticks()) <= 16 * 2

@@ -41,6 +41,7 @@ ROOMS = {
         "_images/resize.py",
         "_images/spec.py",
         "_images/strips.py",
+        "_inspection/thumbnails.py",
     },
     "pyarrow": {"_extract/formats/parquet.py"},
     "zarr": {"_extract/formats/zarr.py"},

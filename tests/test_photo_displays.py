@@ -1,0 +1,307 @@
+"""Displays of many photographs: maps of all, galleries of predictions, examples of channels."""
+
+import os
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from small_network import save_network, save_photos
+
+from sklearn_cnnfeat import (
+    ChannelExamplesDisplay,
+    CNNFeatureTransformer,
+    EmbeddingDisplay,
+    PredictionGalleryDisplay,
+    decision_map,
+)
+
+plt = pytest.importorskip("matplotlib.pyplot")
+N = 24
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Return a network's file, photographs of two kinds, and their classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    photos = np.array(save_photos(folder / "all", N))
+    return save_network(folder / "small.keras"), photos, np.array(["china", "flower"] * (N // 2))
+
+
+@pytest.fixture(scope="module")
+def pipe(data):
+    network, photos, y = data
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
+    return make_pipeline(cnn, StandardScaler(), LogisticRegression()).fit(photos[:10], y[:10])
+
+
+# --- embeddings -----------------------------------------------------------------------------------
+
+
+def test_points_are_components_of_what_the_classifier_gets(data, pipe):
+    _, photos, y = data
+    display = EmbeddingDisplay.from_estimator(pipe, photos, y)
+    expected = PCA(2, random_state=0).fit_transform(pipe[:-1].transform(photos))
+    # float32 sums of 16 numbers, behind a decomposition
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(display.points, expected, atol=1e-4 * scale)
+    assert (display.mistakes_ == (pipe.predict(photos) != y)).all()
+    assert display.indices.tolist() == list(range(N))
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert labels[:2] == ["china", "flower"]
+
+
+def test_thumbnails_do_not_overlap_and_stay_near(data, pipe):
+    _, photos, y = data
+    display = EmbeddingDisplay.from_estimator(pipe, photos, y)
+    cells = display.cells_
+    assert len(np.unique(cells, axis=0)) == N
+    # The order along the main direction is kept, roughly: neighbors may have to make room.
+    order = np.argsort(np.argsort(display.points[:, 0]))
+    assert np.corrcoef(order, cells[:, 0])[0, 1] > 0.8
+    assert len(display.ax_.images) == 1, "one image for all thumbnails"
+    canvas = display.ax_.images[0].get_array()
+    filled = (canvas[..., 3] == 255).mean()
+    assert 0.2 < filled < 0.6
+
+
+def test_dots_for_thousands_and_a_transformer_alone(data):
+    network, photos, _ = data
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
+    display = EmbeddingDisplay.from_estimator(cnn, photos, thumbnails=False)
+    assert display.cells_ is None and not display.ax_.images
+    assert len(display.ax_.collections[0].get_offsets()) == N
+    rows = StandardScaler().fit_transform(cnn.fit_transform(photos))
+    expected = PCA(2, random_state=0).fit_transform(rows)
+    np.testing.assert_allclose(display.points, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_methods(data):
+    network, photos, _ = data
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0).fit(photos)
+    tsne = EmbeddingDisplay.from_estimator(cnn, photos, method="tsne")
+    assert tsne.points.shape == (N, 2) and np.isfinite(tsne.points).all()
+    own = EmbeddingDisplay.from_estimator(cnn, photos, method=PCA(3, whiten=True))
+    assert own.points.shape == (N, 2)
+    with pytest.raises(ValueError, match="method must be 'pca', 'tsne' or an estimator"):
+        EmbeddingDisplay.from_estimator(cnn, photos, method="umap")
+    with pytest.raises(ValueError, match=r"gives an array of shape \(24, 1\)"):
+        EmbeddingDisplay.from_estimator(cnn, photos, method=PCA(1))
+    with pytest.raises(ValueError, match="needs at least 4 photographs, and there are 3"):
+        EmbeddingDisplay.from_estimator(cnn, photos[:3], method="tsne")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_photographs(data, pipe, n):
+    display = EmbeddingDisplay.from_estimator(pipe, data[1][:n], data[2][:n])
+    assert display.points.shape == (n, 2) and np.isfinite(display.points).all()
+    display.figure_.canvas.draw()
+
+
+def test_hundreds_of_classes_and_strange_names(data, pipe):
+    names = [f"_{k} $x^ <script>" for k in range(N)]
+    display = EmbeddingDisplay.from_estimator(pipe, data[1], names)
+    legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert any("14 smaller classes" in text for text in legend)
+    assert any("<script>" in text for text in legend)
+    display.figure_.canvas.draw()
+
+
+def test_labels_of_another_length_and_no_photographs(data, pipe):
+    _, photos, y = data
+    with pytest.raises(ValueError, match=r"X has 24, y has shape \(23,\)"):
+        EmbeddingDisplay.from_estimator(pipe, photos, y[:-1])
+    with pytest.raises(ValueError, match="no photograph"):
+        EmbeddingDisplay.from_estimator(pipe, photos[:0])
+
+
+def test_photographs_that_cannot_be_read(data, tmp_path):
+    network, photos, y = data
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    paths = np.array([*photos[:7], str(broken)])
+    cnn = CNNFeatureTransformer(network, "three", "avg", on_error="nan", verbose=0)
+    pipe = make_pipeline(cnn, StandardScaler(), LogisticRegression()).fit(photos[:8], y[:8])
+    with pytest.warns(UserWarning, match="1 of 8 photographs cannot be read and are left out"):
+        display = EmbeddingDisplay.from_estimator(pipe, paths, y[:8])
+    assert display.indices.tolist() == list(range(7)) and len(display.y) == 7
+
+
+def test_photographs_that_have_vanished(data, pipe, tmp_path):
+    photo = tmp_path / "gone.jpg"
+    os.link(data[1][0], photo)
+    paths = np.array([str(photo), data[1][1]])
+    EmbeddingDisplay.from_estimator(pipe, paths)
+    photo.unlink()
+    with pytest.raises(Exception, match=r"gone\.jpg"):
+        EmbeddingDisplay.from_estimator(pipe, paths)
+
+
+# --- galleries ------------------------------------------------------------------------------------
+
+
+def test_worst_first(data, pipe):
+    _, photos, y = data
+    y = y.copy()
+    y[[2, 5]] = "flower", "china"  # labels that are wrong themselves
+    display = PredictionGalleryDisplay.from_estimator(pipe, photos, y, n_photos=6)
+    probabilities = pipe.predict_proba(photos)
+    of_truth = probabilities[np.arange(N), (y == "flower").astype(int)]
+    assert display.indices.tolist() == np.argsort(of_truth, kind="stable")[:6].tolist()
+    assert {2, 5} <= set(display.indices.tolist())
+    predicted = pipe.predict(photos)[display.indices]
+    assert (display.predicted == predicted).all() and (display.y == y[display.indices]).all()
+    np.testing.assert_allclose(display.scores, probabilities.max(axis=1)[display.indices])
+    for k, i in enumerate(display.indices):
+        own = decision_map(pipe, photos[i], predicted[k])
+        np.testing.assert_allclose(display.decisions[k].map, own.map)
+        assert display.decisions[k].target == predicted[k]
+    title = display.axes_[0, 0].get_title(loc="left")
+    assert title.startswith(predicted[0]) and "wrong" in title
+
+
+def test_least_certain_and_best(data, pipe):
+    _, photos, y = data
+    probabilities = pipe.predict_proba(photos)
+    lead = np.abs(probabilities[:, 1] - probabilities[:, 0])
+    least = PredictionGalleryDisplay.from_estimator(
+        pipe, photos, y, which="least_certain", n_photos=4, maps=None
+    )
+    assert least.indices.tolist() == np.argsort(lead, kind="stable")[:4].tolist()
+    assert least.decisions is None and least.axes_.shape == (4, 1)
+    best = PredictionGalleryDisplay.from_estimator(
+        pipe, photos, y, which="best", n_photos=4, maps=None
+    )
+    of_truth = probabilities[np.arange(N), (y == "flower").astype(int)]
+    assert best.indices.tolist() == np.argsort(-of_truth, kind="stable")[:4].tolist()
+
+
+def test_out_of_fold(data):
+    network, photos, y = data
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
+    pipe = make_pipeline(cnn, StandardScaler(), LogisticRegression())
+    cv = StratifiedKFold(3, shuffle=True, random_state=0)
+    display = PredictionGalleryDisplay.from_estimator(pipe, photos, y, cv=cv, n_photos=N)
+    expected = cross_val_predict(pipe, photos, y, cv=cv, method="predict_proba").max(axis=1)
+    # float32 features, the same for both
+    np.testing.assert_allclose(display.scores, expected[display.indices], atol=1e-5)
+    for decision, score in zip(display.decisions, display.scores, strict=True):
+        assert decision.probability == pytest.approx(score, abs=1e-5)
+
+
+def test_decisions_of_searches_and_more_classes(data):
+    network, photos, _ = data
+    y = np.array(["a", "b", "c"] * (N // 3))
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
+    search = GridSearchCV(make_pipeline(cnn, SVC(kernel="linear")), {"svc__C": [1]}, cv=2)
+    search.fit(photos, y)
+    display = PredictionGalleryDisplay.from_estimator(search, photos, y, n_photos=2)
+    assert not display.are_probabilities
+    scores = search.decision_function(photos)
+    assert display.scores[0] in scores[display.indices[0]]
+    assert "decision" in display.axes_[0, 0].get_title(loc="left")
+
+
+def test_regressors_by_their_errors(data):
+    network, photos, _ = data
+    y = np.linspace(0, 1, N)
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
+    pipe = make_pipeline(cnn, Ridge()).fit(photos, y)
+    display = PredictionGalleryDisplay.from_estimator(pipe, photos, y, n_photos=3)
+    errors = np.abs(pipe.predict(photos) - y)
+    assert display.indices.tolist() == np.argsort(-errors, kind="stable")[:3].tolist()
+    assert display.scores is None
+
+
+def test_galleries_that_cannot_be(data, pipe):
+    _, photos, y = data
+    draw = PredictionGalleryDisplay.from_estimator
+    with pytest.raises(ValueError, match="last step predicts"):
+        draw(pipe[0], photos, y)
+    with pytest.raises(ValueError, match="last step predicts"):
+        draw(pipe[:-1], photos, y)
+    with pytest.raises(ValueError, match="which must be one of 'worst', 'least_certain', 'best'"):
+        draw(pipe, photos, y, which="funniest")
+    with pytest.raises(ValueError, match="y holds 'wasp', which is none of the classes"):
+        draw(pipe, photos, ["wasp", *y[1:]])
+    with pytest.raises(ValueError, match="one label per photograph"):
+        draw(pipe, photos, y[1:])
+    with pytest.raises(ValueError, match="at least 1"):
+        draw(pipe, photos, y, n_photos=0)
+
+
+# --- examples of channels -------------------------------------------------------------------------
+
+
+def test_strongest_places_are_those_of_the_maps(data):
+    network, photos, _ = data
+    cnn = CNNFeatureTransformer(network, "two", verbose=0)
+    display = ChannelExamplesDisplay.from_estimator(cnn, photos, [5, 0], n_examples=4)
+    maps = CNNFeatureTransformer(network, "two", pooling=None, verbose=0).fit_transform(photos)
+    for k, channel in enumerate([5, 0]):
+        largest = maps[..., channel].reshape(N, -1).max(axis=1)
+        order = np.argsort(-largest, kind="stable")[:4]
+        assert display.indices[k].tolist() == order.tolist()
+        np.testing.assert_array_equal(display.values[k], largest[order])
+        for i, (row, column), value in zip(
+            order, display.places[k], display.values[k], strict=True
+        ):
+            assert maps[i, row, column, channel] == value
+    # A 3 x 3 convolution, a pooling by 2, and another 3 x 3: 3, then 4, then 8 pixels, every 2.
+    assert display.field.size == (8, 8) and display.field.stride == (2, 2)
+    assert display.axes_.shape == (2, 4)
+
+
+def test_crops_are_what_the_position_sees(data):
+    network, _, _ = data
+    # The photographs have the network's size, so that pixels are pixels.
+    X = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    display = ChannelExamplesDisplay.from_estimator(network, X, 3, "two", n_examples=2)
+    for i, (row, column), (left, top, right, bottom), crop in zip(
+        display.indices[0], display.places[0], display.boxes[0], display.crops[0], strict=True
+    ):
+        assert (top, left, bottom, right) == (2 * row, 2 * column, 2 * row + 8, 2 * column + 8)
+        np.testing.assert_array_equal(crop, X[i, top:bottom, left:right])
+
+
+def test_memory_holds_a_few_maps_at_a_time(data, monkeypatch):
+    from sklearn_cnnfeat._inspection import maps
+
+    network, photos, _ = data
+    expected = ChannelExamplesDisplay.from_estimator(network, photos, 1, "one")
+    monkeypatch.setattr(maps, "_MOST_BYTES", 1)
+    sizes = [
+        len(positions)
+        for positions, _ in list(
+            maps.chunks_of_maps(
+                CNNFeatureTransformer(network, "one", verbose=0), photos, np.arange(N)
+            )
+        )[1:]
+    ]
+    assert sizes == [1] * N
+    display = ChannelExamplesDisplay.from_estimator(network, photos, 1, "one")
+    np.testing.assert_array_equal(display.values[0], expected.values[0])
+    np.testing.assert_array_equal(display.indices[0], expected.indices[0])
+
+
+def test_channels_that_are_not_there(data):
+    network, photos, _ = data
+    draw = ChannelExamplesDisplay.from_estimator
+    with pytest.raises(ValueError, match="channel=8 is out of range: layer 'two' has 8 channels"):
+        draw(network, photos, 8, "two")
+    with pytest.raises(ValueError, match="gives a vector of 16 numbers"):
+        draw(network, photos, 0, "mean")
+    with pytest.raises(ValueError, match="channel must be an int"):
+        draw(network, photos, "strongest", "two")
+    with pytest.raises(ValueError, match="has 2 layers"):
+        draw(CNNFeatureTransformer(network, ["one", "two"], verbose=0), photos, 0)
