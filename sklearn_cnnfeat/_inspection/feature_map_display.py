@@ -26,6 +26,8 @@ from sklearn_cnnfeat._steps import as_transformer
 
 # Photographs in a figure: those with a line each, and those with a single map each.
 _MOST_LINES, _MOST_MAPS = 12, 120
+# Photographs that have a color bar each; the scale is the same for all.
+_MOST_BARS = 6
 
 
 class FeatureMapDisplay:
@@ -311,6 +313,7 @@ class FeatureMapDisplay:
                 combined[i],
                 title=f"{layer}\n{self.combination} of {len(picked)} maps, {height} x {width}",
                 limits=limits,
+                bar=len(combined) <= _MOST_BARS,
                 extend=extended(combined, limits),
                 picture=self.pictures[i] if overlay else None,
                 pixel_aspect=self._pixel_aspect(i, height, width),
