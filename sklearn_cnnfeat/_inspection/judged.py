@@ -117,8 +117,7 @@ def class_scores(final, features):
         if not hasattr(final, "decision_function"):
             return None, False
         if isinstance(final, (SVC, NuSVC)):
-            final = copy.copy(final)
-            final.decision_function_shape = "ovr"
+            final = copy.copy(final).set_params(decision_function_shape="ovr")
         scores = np.asarray(final.decision_function(features), np.float64)
     return np.column_stack([-scores, scores]) if scores.ndim == 1 else scores, False
 

@@ -181,13 +181,53 @@ def test_over_the_picture(network, photos_):
     assert_drawn(display)
 
 
-def test_over_a_picture_that_was_not_kept(network, photos_):
-    for combine in (None, "mean"):
-        display = FeatureMapDisplay.from_estimator(
-            network, photos_[1], layer="pool", combine=combine
-        )
+def test_overlays_that_lack_something(network, photos_):
+    channels = FeatureMapDisplay.from_estimator(network, photos_[1], layer="pool")
+    fused = FeatureMapDisplay.from_estimator(network, photos_[1], layer="pool", combine="mean")
+    fused.plot(overlay=True)  # the picture is kept
+    fused.pictures = None
+    for display in (channels, fused):
         with pytest.raises(ValueError, match=r"from_estimator\(.*overlay=True\) makes one"):
             display.plot(overlay=True)
+
+
+def test_the_photograph_stands_beside_its_maps(network, photos_):
+    display = FeatureMapDisplay.from_estimator(network, photos_, layer="conv", channels=9)
+    assert len(display.image_axes_) == 2 and display.axes_.shape == (2, 1)
+    for ax, photo in zip(display.image_axes_, photos_, strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), photo)
+    # A tile has the proportions of the photograph, 427 x 640, and nine stand 3 x 3.
+    drawn = display.images_[0, 0]
+    aspect = drawn.axes.get_aspect()
+    assert aspect == pytest.approx((427 / 640) / (46 / 46))
+    height, width = drawn.get_array().shape
+    assert height == pytest.approx(width, rel=0.1)
+    alone = FeatureMapDisplay.from_estimator(network, photos_[0], layer="conv", show_image=False)
+    assert alone.image_axes_ == [] and len(alone.figure_.axes) == 1
+    assert_drawn(display)
+
+
+def test_corners_do_not_take_all_colors(network, photos_):
+    display = FeatureMapDisplay.from_estimator(network, photos_[0], layer="conv", combine="mean")
+    fused = display.combined[0]
+    fused[0, :4, :2] = 1000 * np.abs(fused).max()
+    rest = np.delete(fused[0].ravel(), [r * 46 + c for r in range(4) for c in range(2)])
+    display.plot()
+    low, high = display.images_[0, 0].get_clim()
+    assert rest.min() <= low < high <= rest.max()
+    assert display.figure_.axes[-1].get_ylim()[1] == pytest.approx(high)
+    display.plot(robust=False)
+    assert display.images_[0, 0].get_clim()[1] == fused.max()
+
+
+def test_more_photographs_than_a_figure_shows(network, photos_):
+    draw = FeatureMapDisplay.from_estimator
+    with pytest.raises(ValueError, match="13 images are more than one figure can show: at most 12"):
+        draw(network, [photos_[0]] * 13, layer="conv")
+    many = draw(network, [photos_[0]] * 60, layer="pool", combine="mean", overlay=True)
+    width, height = many.figure_.get_size_inches()
+    assert width <= 13.1 and height <= 26
+    assert many.axes_.shape == (60, 1)
 
 
 def test_first_layer_by_its_index(network, photos_):
