@@ -16,6 +16,7 @@ from sklearn_cnnfeat import (
     ChannelExamplesDisplay,
     CNNFeatureTransformer,
     EmbeddingDisplay,
+    LayerScoreDisplay,
     PredictionGalleryDisplay,
     decision_map,
 )
@@ -305,3 +306,46 @@ def test_channels_that_are_not_there(data):
         draw(network, photos, "strongest", "two")
     with pytest.raises(ValueError, match="has 2 layers"):
         draw(CNNFeatureTransformer(network, ["one", "two"], verbose=0), photos, 0)
+
+
+# --- scores by layer ------------------------------------------------------------------------------
+
+
+def scores_of(means, std, n_folds):
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "layer": [f"layer{k}" for k in range(len(means))],
+            "n_features": 10,
+            "mean_test_score": means,
+            "std_test_score": std,
+            "n_folds": n_folds,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        # The standard error is 0.04 / sqrt(5 - 1) = 0.02.
+        ([0.80, 0.885, 0.90, 0.89], (2, 1)),
+        ([0.80, 0.875, 0.90, 0.89], (2, 2)),
+        ([0.95, 0.90, 0.90, 0.94], (0, 0)),
+    ],
+)
+def test_the_first_layer_within_one_standard_error(means, expected):
+    display = LayerScoreDisplay(scores_of(means, 0.04, 5)).plot()
+    assert (display.best_, display.simplest_) == expected
+    (star,) = [line for line in display.ax_.lines if line.get_marker() == "*"]
+    assert star.get_xydata()[0].tolist() == [expected[1], means[expected[1]]]
+    band = display.ax_.patches[0].get_extents().transformed(display.ax_.transData.inverted())
+    assert (band.y0, band.y1) == pytest.approx((max(means) - 0.02, max(means)))
+
+
+def test_scores_without_folds_or_without_scores():
+    old = scores_of([0.8, 0.9], 0.1, 5).drop(columns="n_folds")
+    display = LayerScoreDisplay(old).plot()
+    assert display.best_ == display.simplest_ == 1 and not display.ax_.patches
+    with pytest.raises(ValueError, match="every fit of the search has failed"):
+        LayerScoreDisplay(scores_of([np.nan, np.nan], np.nan, 5)).plot()

@@ -150,17 +150,7 @@ class LayerScoreDisplay:
             )
             self.lines_.append(drawn)
             if own[self.simplest_]:
-                at = np.flatnonzero(own).tolist().index(self.simplest_)
-                ax.plot(
-                    x[at],
-                    rows["mean_test_score"].iloc[at],
-                    marker="*",
-                    markersize=17,
-                    color=drawn.lines[0].get_color(),
-                    markeredgecolor="black",
-                    linestyle="none",
-                    label="first within one standard error of the best",
-                )
+                star = self._draw_star(x[own[: self.simplest_].sum()], drawn.lines[0].get_color())
         if threshold is not None:
             best = scores["mean_test_score"].max()
             ax.axhspan(threshold, best, color="0.5", alpha=0.18, linewidth=0)
@@ -174,8 +164,22 @@ class LayerScoreDisplay:
         ax.set_xlabel("Layer, first to last (number of features)")
         ax.set_ylabel(self.score_name)
         ax.grid(axis="y", alpha=0.3)
-        ax.legend(fontsize=8)
+        ax.legend(handles=[*(self.lines_ if lines else []), star], fontsize=8)
         return self
+
+    def _draw_star(self, x, color):
+        return self.ax_.plot(
+            x,
+            self.scores["mean_test_score"].iloc[self.simplest_],
+            marker="*",
+            markersize=17,
+            color=color,
+            markeredgecolor="black",
+            linestyle="none",
+            label="best"
+            if self.simplest_ == self.best_
+            else "first within one standard error of the best",
+        )[0]
 
 
 def _within_one_error(scores):
@@ -189,5 +193,7 @@ def _within_one_error(scores):
     # The deviation is that of the folds at hand, hence one less.
     error = scores["std_test_score"].iloc[best] / np.sqrt(scores["n_folds"].iloc[best] - 1)
     threshold = means[best] - error
-    own = scores["model"] == scores["model"].iloc[best] if "model" in scores else True
-    return best, int(np.flatnonzero((means >= threshold) & own)[0]), threshold
+    is_good = means >= threshold
+    if "model" in scores:
+        is_good &= (scores["model"] == scores["model"].iloc[best]).to_numpy()
+    return best, int(np.flatnonzero(is_good)[0]), threshold
