@@ -1,5 +1,6 @@
 """`extract`: features straight into a file."""
 
+import math
 import os
 import time
 from dataclasses import replace
@@ -8,15 +9,20 @@ from pathlib import Path
 from sklearn.utils import Bunch
 
 from sklearn_cnnfeat import _dask
+from sklearn_cnnfeat._extract.cluster import check_images
 from sklearn_cnnfeat._extract.inputs import (
     check_settings,
+    check_shape,
     choose_format,
     find_inputs,
     read_labels,
     split,
 )
-from sklearn_cnnfeat._extract.job import Job
+from sklearn_cnnfeat._extract.job import Job, make_manifest
+from sklearn_cnnfeat._extract.output import Output
+from sklearn_cnnfeat._extract.records import Records
 from sklearn_cnnfeat._extract.steps import Steps
+from sklearn_cnnfeat._extract.workspace import Workspace
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer, extractor_for
 from sklearn_cnnfeat._warn import warn
 
@@ -201,22 +207,25 @@ def extract(
     if on_error != "raise":
         # Failures go to the sink, which keeps them.
         extractor = replace(extractor, on_error="record")
+    steps = None if steps is None else Steps(steps, extractor)
+    records = Records(images, read_labels(labels, len(images)))
+    manifest = make_manifest(extractor, steps, records, form, dtype, part_size)
+    check_shape(form, manifest["row_shape"])
     job = Job(
-        to=to,
-        form=form,
+        output=Output(to, form),
+        workspace=Workspace(to),
         extractor=extractor,
-        steps=None if steps is None else Steps(steps, extractor),
-        images=images,
-        labels=read_labels(labels, len(images)),
-        dtype=dtype,
-        part_size=part_size,
+        steps=steps,
+        records=records,
+        manifest=manifest,
+        keeps_part_size=part_size is None,
         on_error=on_error,
         retry_errors=retry_errors,
     )
     if client is None:
         errors, n_computed = job.run()
     else:
-        job.check_for_cluster()
+        check_images(images)
         with _dask.connected(client) as job.client:
             errors, n_computed = job.run()
     return Bunch(
@@ -225,6 +234,6 @@ def extract(
         n_computed=n_computed,
         n_errors=len(errors),
         errors=[(images.name(position), errors[position]) for position in sorted(errors)],
-        n_features=job.n_features,
+        n_features=math.prod(manifest["row_shape"]),
         seconds=time.perf_counter() - start,
     )

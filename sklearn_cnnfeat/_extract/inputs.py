@@ -12,11 +12,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cnnfeat._extract.formats import FORMATS
 from sklearn_cnnfeat._extract.formats.base import as_text
+from sklearn_cnnfeat._extract.manifest import DTYPES, ON_ERROR
 from sklearn_cnnfeat._images import first_few
 from sklearn_cnnfeat._images.folders import find_images
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
-
-_DTYPES = ("float32", "float16")
 
 
 def choose_format(to, format):
@@ -34,12 +33,21 @@ def choose_format(to, format):
 
 
 def check_settings(dtype, part_size, on_error):
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise ValueError(f"dtype must be 'float32' or 'float16'. Got {dtype!r} instead.")
-    if on_error not in ("raise", "skip", "nan"):
+    if on_error not in ON_ERROR:
         raise ValueError(f"on_error must be 'raise', 'skip' or 'nan'. Got {on_error!r} instead.")
     if part_size is not None and not (isinstance(part_size, Integral) and part_size > 0):
         raise ValueError(f"part_size must be a number of images. Got {part_size!r} instead.")
+
+
+def check_shape(form, row_shape):
+    """Raise where a format cannot hold what is kept of an image."""
+    if form.name == "parquet" and len(row_shape) > 1:
+        raise ValueError(
+            "pooling=None gives maps, and a Parquet table holds vectors. Choose a pooling, or "
+            "write a .npy or .zarr file."
+        )
 
 
 def find_inputs(X, target):

@@ -1,20 +1,24 @@
 """Features read back from the files that `extract` writes."""
 
+import contextlib
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from sklearn.utils import Bunch
 
 from sklearn_cnnfeat._extract.formats import FORMATS
-from sklearn_cnnfeat._extract.formats.base import ERRORS, VERSION
+from sklearn_cnnfeat._extract.formats.base import ERRORS
 from sklearn_cnnfeat._extract.formats.errors import read_errors
-from sklearn_cnnfeat._memory import check_memory
-from sklearn_cnnfeat._network.pooling import feature_names
+from sklearn_cnnfeat._extract.manifest import VERSION, positions_of, short
+from sklearn_cnnfeat._images import first_few
+from sklearn_cnnfeat._network.pooling import feature_names, pooled_shape
 
 
-def load_features(path, *, rows=None, as_frame=False):
+def load_features(path, *, rows=None, as_frame=False, verify=False):
     """Read what `extract` wrote.
 
     Parameters
@@ -26,8 +30,12 @@ def load_features(path, *, rows=None, as_frame=False):
         Which rows to read, such as ``slice(0, 1000)``, without a step; None for all.
 
     as_frame : bool, default=False
-        Whether `data` is a data frame of pandas with a column a feature, and its index the paths
+        Whether `data` is a data frame of pandas with a column per feature, and its index the paths
         where they are known; `target` is a Series then.
+
+    verify : bool, default=False
+        Whether the whole file is read first and compared with the checksums that `extract` noted.
+        Whether anything is missing is checked in any case.
 
     Returns
     -------
@@ -58,9 +66,14 @@ def load_features(path, *, rows=None, as_frame=False):
     FileNotFoundError
         If there is no such file, or it is not finished.
     ValueError
-        If `extract` did not write it.
+        If `extract` did not write it, or it is damaged, altered or incomplete.
     MemoryError
         If a Parquet file's rows, or a data frame, would not fit into memory.
+
+    Warns
+    -----
+    UserWarning
+        If a chunk of a Zarr file of an earlier version is missing: it holds zeros, or is lost.
 
     See Also
     --------
@@ -91,6 +104,9 @@ def load_features(path, *, rows=None, as_frame=False):
     """
     path = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
     form, manifest = _recognize(path)
+    _check_complete(form, path, manifest)
+    if verify:
+        form.verify(path, manifest)
     if rows is not None and not isinstance(rows, slice):
         raise TypeError(f"rows must be a slice, such as slice(0, 1000). Got {rows!r} instead.")
     wanted = range(manifest["n_rows"])[slice(None) if rows is None else rows]
@@ -100,27 +116,23 @@ def load_features(path, *, rows=None, as_frame=False):
         raise ValueError("The file holds maps, which have no columns: leave as_frame=False.")
     if as_frame or form.name == "parquet":
         _check_memory(len(wanted), manifest)
-    data = form.read_rows(path, manifest, wanted)
-    columns = form.read_columns(path, manifest, wanted)
-    paths = _objects([name or None for name in columns["path"]]) if "path" in columns else None
-    target = _read_target(columns["label"], manifest) if "label" in columns else None
-    names, heads = manifest["feature_names"], manifest["heads"]
-    if names is not None:
-        names = np.asarray(names, object)
-    elif heads is not None:
-        names = feature_names([tuple(head) for head in heads])
+    with _damage_named(path):
+        data = form.read_rows(path, manifest, wanted)
+        columns = form.read_columns(path, manifest, wanted)
+        target = _read_target(columns["label"], manifest) if "label" in columns else None
+        names = _read_names(manifest)
+    paths = _read_paths(columns["path"], manifest, wanted) if "path" in columns else None
     if as_frame:
         index = None if paths is None else pd.Index(paths, name="path")
         data = pd.DataFrame(np.asarray(data), index=index, columns=names)
         target = None if target is None else pd.Series(target, index=index, name="target")
-    errors = read_errors(f"{path}{ERRORS}") if manifest["errors"] else []
     return Bunch(
         data=data,
         paths=paths,
         target=target,
         target_names=manifest["target_names"],
         error=_objects([reason or None for reason in columns["error"]]),
-        errors=pd.DataFrame(errors, columns=["position", "path", "label", "error"]),
+        errors=_read_errors(path, manifest),
         feature_names=names,
         n_rows=manifest["n_rows"],
     )
@@ -139,10 +151,11 @@ def _recognize(path):
             form.require()
         manifest = form.read_manifest(path) if form.is_installed() else None
         if manifest is not None:
-            if manifest.get("version") != VERSION:
+            version = manifest.get("version")
+            if version != VERSION:
                 raise ValueError(
                     f"{str(path)!r} was written by another version of sklearn-cnnfeat, in version "
-                    f"{manifest.get('version')} of the layout; this one reads {VERSION}."
+                    f"{short(version)} of the layout; this one reads {VERSION}."
                 )
             return form, manifest
     raise ValueError(
@@ -151,15 +164,43 @@ def _recognize(path):
     )
 
 
+def _check_complete(form, path, manifest):
+    gaps = form.find_gaps(path, manifest)
+    table = f"{path}{ERRORS}"
+    if manifest["errors"] and not os.path.isfile(table):
+        gaps.append(table)
+    if gaps:
+        raise ValueError(
+            f"{str(path)!r} is incomplete: {first_few(gaps)} "
+            f"{'is' if len(gaps) == 1 else 'are'} missing or too short. Copy the file again, or "
+            "call extract with the same arguments, which recomputes it."
+        )
+
+
+@contextlib.contextmanager
+def _damage_named(path):
+    """Raise `ValueError` with the name of the file where what it holds cannot be decoded."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # each library has errors of its own for damaged bytes
+        raise ValueError(
+            f"{str(path)!r} is damaged ({type(error).__name__}: {error}). Copy the file again, or "
+            "remove it and extract again."
+        ) from error
+
+
 def _check_memory(n_rows, manifest):
-    n_columns = int(np.prod(manifest["row_shape"]))
+    n_columns = math.prod(manifest["row_shape"])
     needed = n_rows * n_columns * np.dtype(manifest["dtype"]).itemsize
-    check_memory(
-        needed,
-        f"{n_rows:,} rows of {n_columns:,} numbers",
-        "Read some of them, rows=slice(0, 1000), or extract to a .npy file, which is mapped from "
-        "the disk.",
-    )
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise MemoryError(
+            f"{n_rows:,} rows of {n_columns:,} numbers take {needed / 1e9:.1f} GB, and "
+            f"{available / 1e9:.1f} GB are free. Read some of them, rows=slice(0, 1000), or "
+            "extract to a .npy file, which is mapped from the disk."
+        )
 
 
 def _read_target(labels, manifest):
@@ -171,6 +212,39 @@ def _read_target(labels, manifest):
         labels = [label in (True, "True") for label in labels]
     # Of a CSV table they are text.
     return np.array(labels, dtype.newbyteorder("=") if labels else dtype).astype(dtype)
+
+
+def _read_names(manifest):
+    """Return the names of the columns; None for maps."""
+    if manifest["feature_names"] is not None:
+        return np.asarray(manifest["feature_names"], object)
+    if manifest["heads"] is None:
+        return None
+    heads = [tuple(head) for head in manifest["heads"]]
+    for _, maps, pooling, length in heads:
+        if pooling != "callable" and math.prod(pooled_shape(maps, pooling)) != length:
+            raise ValueError(f"{pooling!r} of maps of shape {maps} has not {length} columns")
+    return feature_names(heads)
+
+
+def _read_paths(values, manifest, rows):
+    """Return the paths of rows as they can be opened."""
+    paths = _objects([name or None for name in values])
+    if special := manifest.get("paths"):
+        for row, position in enumerate(positions_of(manifest, rows)):
+            paths[row] = special.get(str(position), paths[row])
+    return paths
+
+
+def _read_errors(path, manifest):
+    """Return the table of unreadable images, with paths as they can be opened."""
+    errors = read_errors(f"{path}{ERRORS}") if manifest["errors"] else []
+    table = pd.DataFrame(errors, columns=["position", "path", "label", "error"])
+    special = manifest.get("paths", {})
+    for row, position in enumerate(table["position"]):
+        if str(position) in special:
+            table.loc[row, "path"] = special[str(position)]
+    return table
 
 
 def _objects(values):

@@ -1,47 +1,47 @@
-"""The sink that puts rows into parts."""
+"""The sink that puts rows into shards."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sklearn_cnnfeat._extract.shards import STAMP, Part
+from sklearn_cnnfeat._extract.shards import STAMP, Shard
 
 
 class WriteError(Exception):
-    """A part could not be written; the cause is an `OSError`."""
+    """A shard could not be written; the cause is an `OSError`."""
 
 
-class PartSink:
-    """Puts rows into parts, and closes each in a thread of its own when its last row is there.
+class ShardSink:
+    """Put rows into shards, and write each in another thread when its last row is there.
 
-    At most one part is being written while the next is filled: no more than these two are lost if
+    At most one shard is being written while the next is filled: no more than these two are lost if
     the process ends here.
 
     Parameters
     ----------
-    parts : Parts
+    shards : Shards
         Where they go.
     columns : list of slice or None
         The columns of each head; None where a row is one head's maps.
     stamps : ndarray of shape (n_images, STAMP), uint8
         What the images are like now.
     positions : sequence of int
-        The images that will come. Other images of their parts are taken from the closed part.
+        The images that will come. Other images of their shards are taken from the closed shard.
     first : int, default=0
         Position, among all images, of the image that is told as number 0, and that `stamps` begins
         with.
     """
 
-    def __init__(self, parts, columns, stamps, positions, first=0):
-        self._parts = parts
+    def __init__(self, shards, columns, stamps, positions, first=0):
+        self._shards = shards
         self._columns = columns
         self._stamps = stamps
         self._first = first
-        numbers = (np.asarray(positions, np.int64) + first) // parts.part_size
+        numbers = (np.asarray(positions, np.int64) + first) // shards.part_size
         numbers, counts = np.unique(numbers, return_counts=True)
         self._n_missing = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
         self._open = {}
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="sklearn_cnnfeat_parts")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="sklearn_cnnfeat_shards")
         self._writing = None
 
     def __enter__(self):
@@ -55,48 +55,48 @@ class PartSink:
     def write(self, i, rows):
         """Take the rows of image `i`, one a head."""
         position = self._first + i
-        part = self._part_of(position)
-        row = part.rows[position % self._parts.part_size]
-        if part.rows.dtype == np.float16:
+        shard = self._shard_of(position)
+        row = shard.rows[position % self._shards.part_size]
+        if shard.rows.dtype == np.float16:
             self._check_range(i, rows)
         if self._columns is None:
             row[...] = rows[0]
         else:
             for columns, values in zip(self._columns, rows, strict=True):
                 row[columns] = np.ravel(values)
-        part.errors.pop(position, None)
+        shard.errors.pop(position, None)
         self._done(position)
 
     def fail(self, i, error):
         """Note down that image `i` cannot be read."""
         position = self._first + i
-        part = self._part_of(position)
-        part.rows[position % self._parts.part_size] = np.nan
-        part.errors[position] = error.reason
+        shard = self._shard_of(position)
+        shard.rows[position % self._shards.part_size] = np.nan
+        shard.errors[position] = error.reason
         self._done(position)
 
-    def _part_of(self, position):
-        number = position // self._parts.part_size
+    def _shard_of(self, position):
+        number = position // self._shards.part_size
         if number not in self._open:
-            span = self._parts.span(number)
+            span = self._shards.span(number)
             if self._n_missing[number] < len(span):
-                known = self._parts.read(number)
-                part = Part(known.rows.copy(), known.stamps.copy(), known.errors)
+                known = self._shards.read(number)
+                shard = Shard(known.rows.copy(), known.stamps.copy(), known.errors)
             else:
-                rows = np.empty((len(span), *self._parts.row_shape), self._parts.dtype)
-                part = Part(rows, np.empty((len(span), STAMP), np.uint8))
-            self._open[number] = part
+                rows = np.empty((len(span), *self._shards.row_shape), self._shards.dtype)
+                shard = Shard(rows, np.empty((len(span), STAMP), np.uint8))
+            self._open[number] = shard
         return self._open[number]
 
     def _done(self, position):
-        number, place = divmod(position, self._parts.part_size)
-        part = self._open[number]
-        part.stamps[place] = self._stamps[position - self._first]
+        number, place = divmod(position, self._shards.part_size)
+        shard = self._open[number]
+        shard.stamps[place] = self._stamps[position - self._first]
         self._n_missing[number] -= 1
         if self._n_missing[number] == 0:
             del self._open[number]
             self._wait()
-            self._writing = self._writer.submit(self._parts.write, number, part)
+            self._writing = self._writer.submit(self._shards.write, number, shard)
 
     def _wait(self):
         writing, self._writing = self._writing, None

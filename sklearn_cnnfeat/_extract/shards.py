@@ -1,12 +1,13 @@
-"""Rows on their way into a file: closed parts in a working folder, which survive any end of a run.
+"""Rows on their way into a file: closed shards in a working folder, which survive any end of a run.
 
-A part holds the rows of some hundred images that follow each other. It is written to a file of
-another name, flushed to the disk and renamed: a part that is there is whole. Whoever computes part
-number k of the same job writes the same bytes, so that it does no harm if two do.
+A shard holds the rows of some hundred images that follow each other. It is written to a file of
+another name, flushed to the disk and renamed: a shard that is there is whole. Whoever computes
+shard number k of the same job writes the same bytes, so it does no harm if two do.
 """
 
 import contextlib
 import json
+import math
 import os
 import zlib
 from dataclasses import dataclass, field
@@ -21,8 +22,8 @@ STAMP = 16  # bytes that tell whether an image has changed
 _MAGIC = b"cnnfeat part 1\n\0"
 
 
-class DamagedPartError(Exception):
-    """A part does not hold what was written; `number` says which."""
+class DamagedShardError(Exception):
+    """A shard does not hold what was written; `number` says which."""
 
     def __init__(self, number):
         super().__init__(number)
@@ -30,7 +31,7 @@ class DamagedPartError(Exception):
 
 
 @dataclass
-class Part:
+class Shard:
     """The rows of images that follow each other.
 
     Attributes
@@ -49,17 +50,17 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """All parts of a job, closed or not.
+class Shards:
+    """All shards of a job, closed or not.
 
     Parameters
     ----------
     folder : pathlib.Path
         Where their files are.
     key : str
-        Digest of all that their content depends on; parts of another job are not taken for ours.
+        Digest of all that their content depends on; shards of another job are not taken for ours.
     n_images, part_size : int
-        Number of images, and of those in a part (fewer in the last).
+        Number of images, and of those in a shard (fewer in the last).
     row_shape : tuple of int
         Shape of an image's row.
     dtype : str
@@ -77,28 +78,28 @@ class Parts:
         return -(-self.n_images // self.part_size)
 
     def span(self, number):
-        """Return the positions of the images of a part."""
+        """Return the positions of the images of a shard."""
         start = number * self.part_size
         return range(start, min(start + self.part_size, self.n_images))
 
     def path(self, number):
-        """Return the file of a part."""
+        """Return the file of a shard."""
         return self.folder / f"part-{number:07d}"
 
-    def write(self, number, part):
-        """Write a part, whole or not at all."""
+    def write(self, number, shard):
+        """Write a shard, whole or not at all."""
         header = {
             "key": self.key,
             "part": number,
-            "errors": {str(position): part.errors[position] for position in sorted(part.errors)},
+            "errors": {str(position): shard.errors[position] for position in sorted(shard.errors)},
         }
         head = json.dumps(header).encode()
-        rows = np.ascontiguousarray(part.rows, np.dtype(self.dtype).newbyteorder("<"))
+        rows = np.ascontiguousarray(shard.rows, np.dtype(self.dtype).newbyteorder("<"))
         content = [
             _MAGIC,
             len(head).to_bytes(8, "little"),
             head,
-            part.stamps.tobytes(),
+            shard.stamps.tobytes(),
             rows.reshape(-1).view(np.uint8).data,
         ]
         checksum = 0
@@ -107,22 +108,22 @@ class Parts:
         write_whole(self.path(number), [*content, checksum.to_bytes(4, "little")])
 
     def read(self, number):
-        """Return a part; raise `DamagedPartError` where it is not what was written."""
+        """Return a shard; raise `DamagedShardError` where it is not what was written."""
         with open(self.path(number), "rb") as file:
             content = file.read()
         head = self._header(number, content, len(content))
         if head is None or zlib.crc32(memoryview(content)[:-4]) != int.from_bytes(
             content[-4:], "little"
         ):
-            raise DamagedPartError(number)
+            raise DamagedShardError(number)
         start, stamps, errors = head
         dtype = np.dtype(self.dtype).newbyteorder("<")
         n_images = len(self.span(number))
         rows = np.frombuffer(content, np.uint8, offset=start)[:-4].view(dtype)
-        return Part(rows.reshape(n_images, *self.row_shape), stamps, errors)
+        return Shard(rows.reshape(n_images, *self.row_shape), stamps, errors)
 
     def peek(self, number):
-        """Return the (stamps, errors) of a closed part without its rows; None if there is none."""
+        """Return the (stamps, errors) of a closed shard without its rows; None if there is none."""
         try:
             with open(self.path(number), "rb") as file:
                 content = file.read(len(_MAGIC) + 8)
@@ -136,7 +137,7 @@ class Parts:
         return None if head is None else head[1:]
 
     def _header(self, number, content, size):
-        """Return where rows start, stamps and errors; None if this is no such part."""
+        """Return where rows start, stamps and errors; None if this is not one."""
         start = len(_MAGIC) + 8
         if content[: len(_MAGIC)] != _MAGIC or len(content) < start:
             return None
@@ -145,11 +146,11 @@ class Parts:
             header = json.loads(content[start:end])
             errors = {int(position): str(reason) for position, reason in header["errors"].items()}
             is_ours = header["key"] == self.key and header["part"] == number
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         span = self.span(number)
         rows_start = end + STAMP * len(span)
-        row_bytes = int(np.prod(self.row_shape)) * np.dtype(self.dtype).itemsize
+        row_bytes = math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
         if not is_ours or size != rows_start + row_bytes * len(span) + 4:
             return None
         if not all(position in span for position in errors):

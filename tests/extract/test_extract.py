@@ -93,7 +93,7 @@ def content(to):
 
 
 def damage(path):
-    Path(path).write_bytes(b"no image")
+    Path(os.fsdecode(path)).write_bytes(b"no image")
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -458,9 +458,16 @@ def test_names_that_are_no_text(form, originals, cnn, tmp_path):
     shutil.copy(originals[0], folder + b"/\xe9\r.jpg")
     run(tmp_path / "drinks", tmp_path / f"features.{form}", cnn)
     features = load_features(tmp_path / f"features.{form}")
-    assert features.paths.tolist() == [str(tmp_path / "drinks" / "caf\\udce9" / "\\udce9\r.jpg")]
+    assert features.paths.tolist() == [os.fsdecode(folder + b"/\xe9\r.jpg")]
+    assert Path(features.paths[0]).read_bytes() == Path(originals[0]).read_bytes()
     assert features.target_names == ["caf\\udce9"] and features.target.tolist() == [0]
     assert run(tmp_path / "drinks", tmp_path / f"features.{form}", cnn).n_computed == 0
+    # Beside one that cannot be read and is skipped.
+    damage(folder + b"/\xe8.jpg")
+    quietly(tmp_path / "drinks", tmp_path / f"some.{form}", cnn, on_error="skip")
+    features = load_features(tmp_path / f"some.{form}")
+    assert features.paths.tolist() == [os.fsdecode(folder + b"/\xe9\r.jpg")]
+    assert features.errors["path"].tolist() == [os.fsdecode(folder + b"/\xe8.jpg")]
 
 
 def test_same_path_twice(originals, cnn, tmp_path):
@@ -854,7 +861,7 @@ def test_damaged_part_is_computed_again(how, originals, cnn, tmp_path, capsys):
     report = run(originals, tmp_path / "f.npy", cnn)
     assert report.n_computed == N - 8
     assert content(tmp_path / "f.npy") == content(tmp_path / "whole" / "f.npy")
-    assert ("part 1 is damaged" in capsys.readouterr().err) == (how == "flipped")
+    assert ("shard 1 is damaged" in capsys.readouterr().err) == (how == "flipped")
 
 
 # --- what is not mixed ----------------------------------------------------------------------------
@@ -945,7 +952,7 @@ def test_something_else_is_not_overwritten(form, what, originals, cnn, tmp_path)
 
         zarr.create_array(str(to), shape=(3,), dtype="float32")
     before = content(to)
-    with pytest.raises(FileExistsError, match=r"is no file of extract[.] Nothing was changed"):
+    with pytest.raises(FileExistsError, match=r"is not a file of extract[.] Nothing was changed"):
         run(originals, to, cnn)
     assert content(to) == before and len(os.listdir(tmp_path)) == 1
 
@@ -953,7 +960,7 @@ def test_something_else_is_not_overwritten(form, what, originals, cnn, tmp_path)
 @pytest.mark.parametrize("table", ["f.npy.csv", "f.npy.errors.csv"])
 def test_table_of_another_program_is_not_overwritten(table, originals, paths, cnn, tmp_path):
     (tmp_path / table).write_text("precious")
-    with pytest.raises(FileExistsError, match=rf"{table}' is there already"):
+    with pytest.raises(FileExistsError, match=rf"{table}' exists and is not"):
         run(originals, tmp_path / "f.npy", cnn)
     assert (tmp_path / table).read_text() == "precious"
     (tmp_path / table).unlink()

@@ -1,14 +1,16 @@
 """What all formats share: blocks of rows go in, a manifest says what they are."""
 
 import importlib.util
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-# Raised whenever files are written in another way.
-VERSION = 1
-# What stands behind the name of the table of failed images.
+from sklearn_cnnfeat._files import digest_of_file
+
+# Suffix of the table of unreadable images.
 ERRORS = ".errors.csv"
 
 # Bytes of rows that are written, and can be read, at once.
@@ -52,13 +54,20 @@ def as_text(name):
     return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
+def plain(values):
+    """Return values as a file of text takes them: nothing for None."""
+    return ["" if value is None else value for value in values]
+
+
 class Format:
-    # What stands behind the name of each file, the one with the features last.
+    """A way to write features, and to read them back."""
+
+    # Suffix of each file, that of the features last.
     suffixes = ("",)
     library = None
 
     def require(self):
-        """Raise if what writes and reads the format is not installed."""
+        """Raise if the library that writes and reads the format is not installed."""
         if not self.is_installed():
             raise ImportError(
                 f"{self.name} files need {self.library}: pip install "
@@ -77,7 +86,62 @@ class Format:
         """Return the paths of all files that make up `to`."""
         return [Path(f"{to}{suffix}") for suffix in self.suffixes]
 
+    def find_gaps(self, to, manifest):
+        """Return the paths of what is missing of a finished file, or shorter than it was.
 
-def plain(values):
-    """Return values as a file of text takes them: nothing for None."""
-    return ["" if value is None else value for value in values]
+        Raises `ValueError` where what is there does not fit the manifest.
+        """
+        return [
+            str(path)
+            for name, path in self._pieces(to, manifest)
+            if not is_whole(path, _find_entry(manifest, name, to).get("bytes"))
+        ]
+
+    def verify(self, to, manifest):
+        """Raise `ValueError` where a finished file is not what `extract` wrote."""
+        if "files" not in manifest:
+            raise missing_digests(to)
+        for name, path in self._pieces(to, manifest):
+            if digest_of_file(path) != _find_entry(manifest, name, to)["sha256"]:
+                raise ValueError(
+                    f"{str(path)!r} is damaged: its SHA-256 is not the one in the manifest. Copy "
+                    "the file again, or remove it and extract again."
+                )
+
+    def _pieces(self, to, manifest):
+        """Yield the files that hold features and columns, each with its name in manifests."""
+        raise NotImplementedError
+
+
+def describe_files(pieces):
+    """Return what a manifest notes of written files: for each name its size and SHA-256."""
+    return {
+        name: {"bytes": os.path.getsize(path), "sha256": digest_of_file(path)}
+        for name, path in pieces
+    }
+
+
+def missing_digests(to):
+    """Return the error for a file that cannot be verified."""
+    return ValueError(
+        f"{str(to)!r} holds no digests: an earlier version of sklearn-cnnfeat wrote it. Leave "
+        "verify=False, or remove it and extract again."
+    )
+
+
+def is_whole(path, size=None):
+    """Tell whether there is a regular file, of so many bytes where that is known."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
+
+
+def _find_entry(manifest, name, to):
+    """Return what a manifest notes of a file; nothing where it is of an earlier version."""
+    if "files" not in manifest:
+        return {}
+    if name not in manifest["files"]:
+        raise ValueError(f"The manifest of {str(to)!r} was altered: it does not list {name!r}.")
+    return manifest["files"][name]

@@ -27,10 +27,10 @@ def is_of_errors(file):
 
 
 def read_errors(file):
-    """Return what `write_errors` wrote; nothing if there is no such file."""
+    """Return what `write_errors` wrote."""
     try:
         with open(file, encoding="utf-8", newline="") as table:
             rows = list(csv.reader(table))[1:]
-    except FileNotFoundError:
-        return []
-    return [(int(position), *others) for position, *others in rows]
+        return [(int(position), path, label, error) for position, path, label, error in rows]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{str(file)!r} is damaged ({error}).") from error

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 
 from sklearn_cnnfeat._csv import csv_writer
-from sklearn_cnnfeat._extract.formats.base import ASSEMBLED, Format, plain
+from sklearn_cnnfeat._extract.formats.base import ASSEMBLED, Format, describe_files, plain
+from sklearn_cnnfeat._extract.manifest import parse_manifest
 from sklearn_cnnfeat._files import sync
 
 
@@ -21,7 +23,6 @@ class NpyFormat(Format):
         """Write the blocks into a folder; return the files, in the order of `suffixes`."""
         files = [folder / f"{ASSEMBLED}{suffix}" for suffix in self.suffixes]
         manifest_file, table_file, features_file = files
-        manifest_file.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
         with (
             open(features_file, "wb") as features,
@@ -39,6 +40,9 @@ class NpyFormat(Format):
                 rows = np.ascontiguousarray(block.rows, dtype)
                 features.write(rows.reshape(-1).view(np.uint8).data)
                 writer.writerows(zip(*map(plain, block.columns.values()), strict=True))
+        pieces = self._pieces(folder / ASSEMBLED, manifest)
+        manifest = manifest | {"files": describe_files(pieces)}
+        manifest_file.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for file in files:
             sync(file)
         return files
@@ -49,38 +53,70 @@ class NpyFormat(Format):
         if manifest is None:
             return None
         try:
-            shape = np.load(to, mmap_mode="r", allow_pickle=False).shape
+            shape, dtype, _ = _read_header(to)
         except (OSError, ValueError):
             return None
-        return manifest if list(shape[1:]) == manifest["row_shape"] else None
+        is_ours = list(shape[1:]) == manifest["row_shape"] and dtype == manifest["dtype"]
+        return manifest if is_ours else None
 
     def read_manifest_beside(self, to):
         """Return the manifest beside a file of ours that is there or gone; None for any other."""
+        file = f"{to}.json"
         try:
-            manifest = json.loads(Path(f"{to}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
             return None
-        is_ours = isinstance(manifest, dict) and manifest.get("format") == self.name
-        return manifest if is_ours and "row_shape" in manifest else None
+        return parse_manifest(text, file, self.name)
+
+    def find_gaps(self, to, manifest):
+        """Return the paths of what is missing of a finished file, or shorter than it was."""
+        shape, dtype, start = _read_header(to)
+        if shape[0] != manifest["n_rows"]:
+            raise ValueError(
+                f"{str(to)!r} has {shape[0]:,} rows and {str(to) + '.json'!r} speaks of "
+                f"{manifest['n_rows']:,}: they do not belong together, or are just being replaced."
+            )
+        gaps = super().find_gaps(to, manifest)
+        if not gaps and os.path.getsize(to) != start + dtype.itemsize * int(np.prod(shape)):
+            gaps = [str(to)]
+        return gaps
 
     def read_rows(self, to, manifest, rows):
         """Return some rows, mapped from the file."""
-        features = np.load(to, mmap_mode="r", allow_pickle=False)
-        if len(features) != manifest["n_rows"]:
-            raise ValueError(
-                f"{str(to)!r} has {len(features):,} rows and {str(to) + '.json'!r} speaks of "
-                f"{manifest['n_rows']:,}: they do not belong together, or are just being replaced."
-            )
-        return features[rows.start : rows.stop]
+        return np.load(to, mmap_mode="r", allow_pickle=False)[rows.start : rows.stop]
 
     def read_columns(self, to, manifest, rows):
         """Return the columns beside the features, as lists."""
         columns = {name: [] for name in manifest["columns"]}
+        n_found = 0
         with open(f"{to}.csv", encoding="utf-8", newline="") as table:
             reader = csv.reader(table)
             next(reader)
             for row, values in enumerate(reader):
+                n_found += 1
                 if row in rows:
                     for column, value in zip(columns.values(), values, strict=True):
                         column.append(value)
+        if n_found != manifest["n_rows"]:
+            raise ValueError(f"{n_found:,} rows instead of {manifest['n_rows']:,} in the table")
         return columns
+
+    def _pieces(self, to, manifest):
+        yield "table", Path(f"{to}.csv")
+        yield "features", Path(to)
+
+
+def _read_header(path):
+    """Return shape and dtype of a .npy file, and where its numbers begin."""
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read is None:
+            raise ValueError(f"version {version} of the .npy format")
+        shape, is_fortran, dtype = read(file)
+        if is_fortran or not shape:
+            raise ValueError("not rows that follow each other")
+        return shape, dtype, file.tell()

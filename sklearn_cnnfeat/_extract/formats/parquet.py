@@ -4,8 +4,12 @@ import json
 
 import numpy as np
 
-from sklearn_cnnfeat._extract.formats.base import ASSEMBLED, MANIFEST, Format
+from sklearn_cnnfeat._extract.formats.base import ASSEMBLED, MANIFEST, Format, missing_digests
+from sklearn_cnnfeat._extract.manifest import parse_manifest
 from sklearn_cnnfeat._files import sync
+
+# In the metadata of files whose pages carry checksums.
+_CHECKSUMS = b"sklearn_cnnfeat_page_checksums"
 
 
 class ParquetFormat(Format):
@@ -21,20 +25,8 @@ class ParquetFormat(Format):
         import pyarrow.parquet as pq
 
         (n_columns,) = manifest["row_shape"]
-        label = manifest["label_dtype"]
-        types = {
-            "path": pa.string(),
-            "label": pa.string()
-            if label in (None, "str")
-            else pa.from_numpy_dtype(np.dtype(label)),
-            "error": pa.string(),
-        }
-        features = pa.list_(pa.from_numpy_dtype(np.dtype(manifest["dtype"])), n_columns)
-        fields = [pa.field(name, types[name]) for name in manifest["columns"]]
-        schema = pa.schema(
-            [*fields, pa.field("features", features)],
-            metadata={MANIFEST: json.dumps(manifest)},
-        )
+        metadata = {MANIFEST: json.dumps(manifest), _CHECKSUMS: b"crc32"}
+        schema = pa.schema(_fields(manifest), metadata=metadata)
         file = folder / ASSEMBLED
         # Through a file of our own: its errors are those of the system.
         with (
@@ -45,11 +37,13 @@ class ParquetFormat(Format):
                 compression="zstd",
                 use_dictionary=[name for name in manifest["columns"] if name != "path"],
                 write_statistics=manifest["columns"],
+                write_page_checksum=True,
             ) as writer,
         ):
             for block in blocks:
                 columns = [
-                    pa.array(block.columns[name], types[name]) for name in manifest["columns"]
+                    pa.array(block.columns[name], schema.field(name).type)
+                    for name in manifest["columns"]
                 ]
                 values = pa.array(np.ascontiguousarray(block.rows).reshape(-1))
                 columns.append(pa.FixedSizeListArray.from_arrays(values, n_columns))
@@ -64,10 +58,48 @@ class ParquetFormat(Format):
         import pyarrow.parquet as pq
 
         try:
-            metadata = pq.read_schema(to).metadata or {}
-            return json.loads(metadata[MANIFEST.encode()])
+            text = (pq.read_schema(to).metadata or {})[MANIFEST.encode()].decode()
         except (OSError, ValueError, KeyError, pa.ArrowException):
             return None
+        return parse_manifest(text, to, self.name)
+
+    def find_gaps(self, to, manifest):
+        """Return nothing: a Parquet file that is cut off has no manifest.
+
+        Raises `ValueError` where the table does not fit the manifest.
+        """
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(to) as file:
+            found, n_rows = file.schema_arrow, file.metadata.num_rows
+        fields = _fields(manifest)
+        is_ours = found.names == [field.name for field in fields] and all(
+            found.field(field.name).type == field.type for field in fields
+        )
+        if not is_ours or n_rows != manifest["n_rows"]:
+            raise ValueError(
+                f"The table in {str(to)!r} does not fit its manifest, which speaks of "
+                f"{manifest['n_rows']:,} rows of {', '.join(field.name for field in fields)}: one "
+                "of them was altered."
+            )
+        return []
+
+    def verify(self, to, manifest):
+        """Raise `ValueError` where a finished file is not what `extract` wrote."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(to, page_checksum_verification=True) as file:
+            if _CHECKSUMS not in (file.schema_arrow.metadata or {}):
+                raise missing_digests(to)
+            try:
+                for _ in file.iter_batches():
+                    pass
+            except (OSError, pa.ArrowException) as error:
+                raise ValueError(
+                    f"{str(to)!r} is damaged ({error}). Copy it again, or remove it and extract "
+                    "again."
+                ) from error
 
     def read_rows(self, to, manifest, rows):
         """Return some rows as an array in memory."""
@@ -100,3 +132,20 @@ class ParquetFormat(Format):
                 if first < last:
                     table = file.read_row_group(group, columns=columns)
                     yield first - rows.start, table.slice(first - start, last - first)
+
+
+def _fields(manifest):
+    """Return the columns of the table that a manifest is about."""
+    import pyarrow as pa
+
+    label = manifest["label_dtype"]
+    types = {
+        "path": pa.string(),
+        "label": pa.string() if label in (None, "str") else pa.from_numpy_dtype(np.dtype(label)),
+        "error": pa.string(),
+    }
+    # A file holds vectors; the length of anything else fits no table.
+    n_columns = manifest["row_shape"][0] if len(manifest["row_shape"]) == 1 else -1
+    features = pa.list_(pa.from_numpy_dtype(np.dtype(manifest["dtype"])), n_columns)
+    fields = [pa.field(name, types[name]) for name in manifest["columns"]]
+    return [*fields, pa.field("features", features)]

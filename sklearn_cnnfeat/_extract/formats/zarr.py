@@ -1,13 +1,32 @@
-"""Features in a Zarr group; the only module that imports zarr."""
+"""Features in a Zarr group; the only module that imports zarr.
+
+Files may come from anybody, and the library opens arrays of all kinds, some of which hold pickles.
+So the metadata of each array is checked here, and the library opens only what `extract` writes.
+"""
 
 import json
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 
-from sklearn_cnnfeat._extract.formats.base import ASSEMBLED, MANIFEST, Format, block_rows, plain
+from sklearn_cnnfeat._extract.formats.base import (
+    ASSEMBLED,
+    MANIFEST,
+    Format,
+    block_rows,
+    describe_files,
+    is_whole,
+    plain,
+)
+from sklearn_cnnfeat._extract.manifest import check_manifest, errors_of
 from sklearn_cnnfeat._files import sync
+from sklearn_cnnfeat._warn import warn
+
+_METADATA = "zarr.json"
+# Bytes of metadata that are read of one array: it has some hundred.
+_MOST_METADATA = 2**20
 
 
 class ZarrFormat(Format):
@@ -24,31 +43,29 @@ class ZarrFormat(Format):
         n_rows, row_shape = manifest["n_rows"], tuple(manifest["row_shape"])
         n_block = max(1, min(n_rows, block_rows(row_shape, manifest["dtype"])))
         path = folder / ASSEMBLED
-        group = zarr.create_group(str(path), zarr_format=3, attributes={MANIFEST: manifest})
-        features = group.create_array(
-            "features",
-            shape=(n_rows, *row_shape),
-            chunks=(n_block, *row_shape),
-            dtype=manifest["dtype"],
-        )
-        label = manifest["label_dtype"]
-        columns = {
+        group = zarr.create_group(str(path), zarr_format=3)
+        arrays = {
             name: group.create_array(
                 name,
-                shape=(n_rows,),
-                chunks=(n_block,),
-                dtype=label if name == "label" and label != "str" else str,
+                shape=(n_rows, *shape),
+                chunks=(n_block, *shape),
+                dtype=str if dtype == "str" else dtype,
+                # Chunks of nothing but zeros, too: one that is not there is missing.
+                config={"write_empty_chunks": True},
             )
-            for name in manifest["columns"]
+            for name, (shape, dtype) in _arrays(manifest).items()
         }
         for block in blocks:
             rows = slice(block.start, block.start + len(block.rows))
-            features[rows] = block.rows
-            for name, array in columns.items():
+            arrays["features"][rows] = block.rows
+            for name in manifest["columns"]:
                 values = block.columns[name]
                 if name != "label":
                     values = plain(values)
-                array[rows] = np.asarray(values, object if array.dtype.kind in "OTU" else None)
+                is_text = arrays[name].dtype.kind in "OTU"
+                arrays[name][rows] = np.asarray(values, object if is_text else None)
+        pieces = self._pieces(path, manifest)
+        group.attrs[MANIFEST] = manifest | {"files": describe_files(pieces)}
         for where, _, names in os.walk(path):
             for name in names:
                 sync(os.path.join(where, name))
@@ -57,23 +74,129 @@ class ZarrFormat(Format):
 
     def read_manifest(self, to):
         """Return the manifest of a file of ours; None for any other."""
-        try:
-            text = (Path(to) / "zarr.json").read_text(encoding="utf-8")
-            manifest = json.loads(text)["attributes"][MANIFEST]
-        except (OSError, ValueError, KeyError, TypeError):
+        file = Path(to) / _METADATA
+        if not is_whole(file):
             return None
-        return manifest if isinstance(manifest, dict) else None
+        group = _read_json(file)
+        is_group = isinstance(group, dict) and group.get("zarr_format") == 3
+        attributes = group.get("attributes") if is_group else None
+        if not isinstance(attributes, dict):
+            return None
+        return check_manifest(attributes.get(MANIFEST), to, self.name)
+
+    def find_gaps(self, to, manifest):
+        """Return the paths of what is missing of a finished file, or shorter than it was."""
+        arrays = [f"{name}/{_METADATA}" for name in _arrays(manifest)]
+        gaps = [path for path in map(Path(to).joinpath, arrays) if not is_whole(path)]
+        if gaps:
+            return list(map(str, gaps))
+        if "files" in manifest:
+            return super().find_gaps(to, manifest)
+        self._warn_of_missing_chunks(to, manifest)
+        return []
+
+    def _warn_of_missing_chunks(self, to, manifest):
+        """Warn where an earlier version may have left out a chunk of zeros, or a copy lost one."""
+        failed = errors_of(manifest) if manifest["on_error"] == "nan" else {}
+        for name, path in self._pieces(to, manifest):
+            # Nearly always nothing but empty text.
+            if is_whole(path) or (name.startswith("error/") and not failed):
+                continue
+            warn(
+                f"{str(path)!r} is missing. Either all values in this chunk are zero, which an "
+                "earlier version of sklearn-cnnfeat did not write, or it was lost, and zeros are "
+                "read instead. To be sure, remove the file and extract again.",
+            )
+            return
 
     def read_rows(self, to, manifest, rows):
         """Return all rows as a Zarr array, which reads what is asked of it, or some in memory."""
-        import zarr
-
-        features = zarr.open_group(str(to), mode="r")["features"]
+        features = _open(to, manifest, "features")
         return features if len(rows) == manifest["n_rows"] else features[rows.start : rows.stop]
 
     def read_columns(self, to, manifest, rows):
         """Return the columns beside the features, as lists."""
-        import zarr
+        return {
+            name: _open(to, manifest, name)[rows.start : rows.stop].tolist()
+            for name in manifest["columns"]
+        }
 
-        group = zarr.open_group(str(to), mode="r")
-        return {name: group[name][rows.start : rows.stop].tolist() for name in manifest["columns"]}
+    def _pieces(self, to, manifest):
+        for name, (row_shape, _) in _arrays(manifest).items():
+            yield f"{name}/{_METADATA}", Path(to, name, _METADATA)
+            grid = _read_array(to, manifest, name)["chunk_grid"]
+            n_block = grid["configuration"]["chunk_shape"][0]
+            # Chunks hold whole rows.
+            rest = ["0"] * len(row_shape)
+            for number in range(math.ceil(manifest["n_rows"] / n_block)):
+                piece = "/".join([name, "c", str(number), *rest])
+                yield piece, Path(to) / piece
+
+
+def _arrays(manifest):
+    """Return the arrays of a file: for each name the shape of a row, and the dtype."""
+    label = manifest["label_dtype"]
+    columns = {name: ((), label if name == "label" else "str") for name in manifest["columns"]}
+    return {"features": (tuple(manifest["row_shape"]), manifest["dtype"])} | columns
+
+
+def _open(to, manifest, name):
+    """Open an array after a look at what kind it is."""
+    import zarr
+
+    _read_array(to, manifest, name)
+    # As format 3: a folder may hold metadata of another beside it.
+    return zarr.open_array(os.path.join(to, name), mode="r", zarr_format=3)
+
+
+def _read_array(to, manifest, name):
+    """Return the metadata of an array; raise `ValueError` where `extract` did not write it."""
+    path = Path(to) / name / _METADATA
+    row_shape, dtype = _arrays(manifest)[name]
+    is_small = is_whole(path) and os.path.getsize(path) <= _MOST_METADATA
+    metadata = _read_json(path) if is_small else None
+    if not isinstance(metadata, dict) or not _is_ours(metadata, manifest, row_shape, dtype):
+        raise ValueError(
+            f"{str(path)!r} describes another array than extract writes, and is not opened. Copy "
+            "the file again, or remove it and extract again."
+        )
+    return metadata
+
+
+def _is_ours(metadata, manifest, row_shape, dtype):
+    is_text = dtype == "str"
+    grid = metadata.get("chunk_grid")
+    try:
+        (n_block, *rest) = grid["configuration"]["chunk_shape"]
+    except (KeyError, TypeError, ValueError):
+        return False
+    codecs = metadata.get("codecs")
+    if not isinstance(codecs, list) or not all(isinstance(codec, dict) for codec in codecs):
+        return False
+    endian = [codec.get("configuration") for codec in codecs[:1]]
+    return (
+        metadata.get("zarr_format") == 3
+        and metadata.get("node_type") == "array"
+        and metadata.get("data_type") == ("string" if is_text else np.dtype(dtype).name)
+        and metadata.get("shape") == [manifest["n_rows"], *row_shape]
+        and grid == {"name": "regular", "configuration": {"chunk_shape": [n_block, *rest]}}
+        and type(n_block) is int
+        and 1 <= n_block <= max(1, manifest["n_rows"])
+        and rest == list(row_shape)
+        and metadata.get("chunk_key_encoding") == _KEYS
+        and [codec.get("name") for codec in codecs] == ["vlen-utf8" if is_text else "bytes", "zstd"]
+        and endian in ([{"endian": "little"}], [{}], [None])
+        and metadata.get("storage_transformers", []) == []
+    )
+
+
+_KEYS = {"name": "default", "configuration": {"separator": "/"}}
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{str(path)!r} is nested too deep.") from None
+    except ValueError:
+        return None
