@@ -7,8 +7,8 @@ The rules of this room:
 * ``synchronous=NORMAL``: two flushes to the disk a transaction. After a power failure the last
   transactions may be missing and, on disks that reorder writes across flushes, the file may be
   damaged. What is kept in it has to carry checksums of its own.
-* A damaged file is renamed, never deleted, and a new one begun. A file of a later format or of
-  another program is not touched.
+* A damaged file of ours is renamed, never deleted, and a new one begun. A file of a later format or
+  of another program, or one that does not say whose it is, is not touched.
 * Pages of 4,096 bytes: at most half a page is lost a row, and rows of 100 KB are read and written
   about as fast as with larger pages.
 """
@@ -24,6 +24,7 @@ from pathlib import Path
 from sklearn_cnnfeat._home import make_private_folder
 
 _PAGE = 4096
+_MAGIC = b"SQLite format 3\0"
 _PATIENCE = 10.0  # seconds to wait for the lock of another process
 
 # cause -> (how SQLite words it, what happened, what to do)
@@ -175,10 +176,22 @@ class Database:
         connection.execute("PRAGMA synchronous = NORMAL")
 
     def _fault(self, cause, error):
+        if cause == "corrupt" and not self._is_ours():
+            happened = f"{self.file} is damaged, or belongs to another program ({error})"
+            return FaultError("foreign", happened, "Delete it, or choose another folder")
         if cause == "corrupt":
             return FaultError(cause, f"its file is damaged ({error})", self._move_aside())
         _, happened, advice = _FAULTS[cause]
         return FaultError(cause, f"{happened} ({error})", advice)
+
+    def _is_ours(self):
+        """Tell whether the header of the file, damaged as it may be, says that it is ours."""
+        try:
+            with open(self.file, "rb") as file:
+                header = file.read(72)
+        except OSError:
+            return False
+        return header[:16] == _MAGIC and header[68:] == self._stamps[0].to_bytes(4, "big")
 
     def _move_aside(self):
         """Rename the damaged file, unless another process has done so; return what to do."""

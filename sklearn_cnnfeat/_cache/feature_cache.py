@@ -10,7 +10,6 @@ import sqlite3
 import time
 import warnings
 import zlib
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,18 @@ from sklearn_cnnfeat._cache.database import (
     transaction,
     used_bytes,
 )
+from sklearn_cnnfeat._cache.info import CacheInfo, CacheReport
+from sklearn_cnnfeat._cache.recent import RecentRows
 from sklearn_cnnfeat._home import features_folder
 from sklearn_cnnfeat.exceptions import CacheWarning
 
 _COARSE = 600  # seconds; a use is noted down only when the last noted one is older than this
 _KEEP = 0.9  # the part of max_bytes that stays when old rows leave
 _LARGEST_ROW = 10**9 - 10**6  # bytes; SQLite's limit less the room for the key
+_RECENT_BYTES = 64 * 1024**2  # of rows in memory, at most
+_LOOKED_UP = 500  # rows in a statement; SQLite takes 999 values
+# Seconds after now that a time of use may lie: clocks are set, and differ between machines.
+_FUTURE = 366 * 24 * 3600
 
 _SCHEMA = (
     "CREATE TABLE recipes (id INTEGER PRIMARY KEY, recipe TEXT NOT NULL UNIQUE)",
@@ -37,62 +42,17 @@ _SCHEMA = (
     "CREATE INDEX rows_by_use ON rows (used)",
 )
 _RECIPE_ID = "(SELECT id FROM recipes WHERE recipe = ?)"
-_KEY = f"recipe = {_RECIPE_ID} AND digest = ?"
-_READ = f"SELECT id, used < ?, crc, value FROM rows WHERE {_KEY}"
-_CONTAINS = f"SELECT 1 FROM rows WHERE {_KEY}"
+# With as many marks as there are digests.
+_READ = (
+    "SELECT digest, id, typeof(used) != 'integer' OR used NOT BETWEEN ? AND ?, crc, value "
+    f"FROM rows WHERE recipe = {_RECIPE_ID} AND digest IN ({{marks}})"
+)
+_CONTAINS = f"SELECT digest FROM rows WHERE recipe = {_RECIPE_ID} AND digest IN ({{marks}})"
 _WRITE = (
     "INSERT OR REPLACE INTO rows (recipe, digest, used, crc, value) "
     f"VALUES ({_RECIPE_ID}, ?, ?, ?, ?)"
 )
 _DELETE = "DELETE FROM rows WHERE id = ?"
-
-
-@dataclass(frozen=True, repr=False)
-class CacheInfo:
-    """What a feature cache holds.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-        The folder of the cache.
-    max_bytes : int
-        The limit on `bytes`.
-    rows : int
-        Number of rows: one an image and recipe.
-    bytes : int
-        Bytes in use, bookkeeping included.
-    file_bytes : int
-        Size of the file: `bytes` and free pages, which later rows fill.
-    recipes : dict of str to int
-        Number of rows of each recipe.
-    oldest, newest : datetime.datetime or None
-        When the rows used longest ago and last were used, to about ten minutes.
-    """
-
-    path: Path
-    max_bytes: int
-    rows: int = 0
-    bytes: int = 0
-    file_bytes: int = 0
-    recipes: dict = field(default_factory=dict)
-    oldest: datetime.datetime | None = None
-    newest: datetime.datetime | None = None
-
-    def __repr__(self):
-        used = f", used {self.oldest:%F %R} to {self.newest:%F %R}" if self.rows else ""
-        return (
-            f"<{self.path}: {self.rows:,} rows of {len(self.recipes):,} recipes, "
-            f"{self.bytes / 1e6:,.1f} of at most {self.max_bytes / 1e6:,.1f} MB "
-            f"(file {self.file_bytes / 1e6:,.1f} MB){used}>"
-        )
-
-
-@dataclass(frozen=True)
-class CacheReport:
-    """Outcome of `FeatureCache.verify`: `rows` are sound; `bad` ones were found and removed."""
-
-    rows: int = 0
-    bad: int = 0
 
 
 class FeatureCache:
@@ -165,6 +125,10 @@ class FeatureCache:
         self._warned = set()
         self._to_note = set()  # rows whose use is to be written down
         self._noted_at = 0.0
+        # Valid for one state of the file: nobody else has written to it since.
+        self._recent = RecentRows(_RECENT_BYTES)
+        self._recent_state = None
+        self._recent_since = 0.0
 
     def __repr__(self):
         return f"FeatureCache({str(self.path)!r}, max_bytes={self.max_bytes})"
@@ -211,17 +175,18 @@ class FeatureCache:
         damaged = set()
 
         def read(connection):
-            old = time.time() - _COARSE
-            for i, digest in enumerate(digests):
-                found = connection.execute(_READ, (old, recipe, digest)).fetchone()
-                if found is None:
+            now = time.time()
+            missing = self._read_recent(connection, now, recipe, digests, out, hits)
+            for places, record in _look_up(
+                connection, _READ, (now - _COARSE, now + _FUTURE, recipe), missing
+            ):
+                digest, row, is_old, crc, value = record
+                if not _is_sound(recipe, digest, crc, value) or len(value) != out[0].nbytes:
+                    damaged.update(places)
                     continue
-                row, is_old, crc, value = found
-                if not _is_sound(recipe, digest, crc, value) or len(value) != out[i].nbytes:
-                    damaged.add(i)
-                    continue
-                out[i] = np.frombuffer(value, dtype="<f4")
-                hits[i] = True
+                out[places] = values = np.frombuffer(value, dtype="<f4")
+                hits[places] = True
+                self._recent.add((recipe, digest), values)
                 if is_old:
                     self._to_note.add(row)
             self._note_use(connection)
@@ -231,6 +196,23 @@ class FeatureCache:
             happened = f"{len(damaged)} of {len(digests)} rows are damaged or of another width"
             self._warn("row", happened, "They are replaced; verify() checks all others")
         return hits
+
+    def _read_recent(self, connection, now, recipe, digests, out, hits):
+        """Fill rows that are in memory; return the places of all others by digest."""
+        state = connection, number(connection, "PRAGMA data_version")
+        # Once in a while rows are read from the file, so that their use is noted there.
+        if state != self._recent_state or now - self._recent_since > _COARSE:
+            self._recent.clear()
+            self._recent_state, self._recent_since = state, now
+        missing = {}
+        for i, digest in enumerate(digests):
+            row = self._recent.get((recipe, digest))
+            if row is not None and row.nbytes == out[i].nbytes:
+                out[i] = row
+                hits[i] = True
+            else:
+                missing.setdefault(digest, []).append(i)
+        return missing
 
     def put_many(self, recipe, digests, rows):
         """Store rows, all of them or, after a fault, none.
@@ -262,6 +244,8 @@ class FeatureCache:
                 connection.execute("INSERT OR IGNORE INTO recipes (recipe) VALUES (?)", (recipe,))
                 connection.executemany(_WRITE, records)
                 self._evict(connection)
+            for digest in digests:
+                self._recent.discard((recipe, digest))
             shrink(connection, down_to=self.max_bytes)
 
         self._attempt(write)
@@ -285,8 +269,11 @@ class FeatureCache:
         found = np.zeros(len(digests), dtype=bool)
 
         def look(connection):
+            wanted = {}
             for i, digest in enumerate(digests):
-                found[i] = connection.execute(_CONTAINS, (recipe, digest)).fetchone() is not None
+                wanted.setdefault(digest, []).append(i)
+            for places, _ in _look_up(connection, _CONTAINS, (recipe,), wanted):
+                found[places] = True
 
         self._attempt(look)
         return found
@@ -303,9 +290,15 @@ class FeatureCache:
         def count(connection):
             recipes = connection.execute(
                 "SELECT recipes.recipe, count(*) FROM rows JOIN recipes "
-                "ON recipes.id = rows.recipe GROUP BY rows.recipe"
+                "ON recipes.id = rows.recipe WHERE typeof(recipes.recipe) = 'text' "
+                "GROUP BY rows.recipe"
             )
-            times = connection.execute("SELECT min(used), max(used) FROM rows").fetchone()
+            # Damage may have put anything in the place of a time.
+            times = connection.execute(
+                "SELECT min(used), max(used) FROM rows "
+                "WHERE typeof(used) = 'integer' AND used BETWEEN 1 AND ?",
+                (time.time() + _FUTURE,),
+            ).fetchone()
             return CacheInfo(
                 self.path,
                 self.max_bytes,
@@ -328,6 +321,7 @@ class FeatureCache:
         """
 
         def remove(connection):
+            self._recent.clear()
             with transaction(connection):
                 if recipe is None:
                     connection.execute("DELETE FROM rows")
@@ -353,15 +347,22 @@ class FeatureCache:
             verdict = number(connection, "PRAGMA integrity_check(1)")
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
+            self._recent.clear()
             good, bad, last = 0, [], -(2**63)
+            latest = time.time() + _FUTURE
             # In portions: one long reader would keep all writers waiting.
             while portion := connection.execute(
-                "SELECT recipes.recipe, digest, crc, value, rows.id FROM rows LEFT JOIN recipes "
-                "ON recipes.id = rows.recipe WHERE rows.id > ? ORDER BY rows.id LIMIT 200",
+                "SELECT recipes.recipe, digest, crc, value, used, rows.id FROM rows "
+                "LEFT JOIN recipes ON recipes.id = rows.recipe "
+                "WHERE rows.id > ? ORDER BY rows.id LIMIT 200",
                 (last,),
             ).fetchall():
                 last = portion[-1][-1]
-                damaged = [(row,) for *record, row in portion if not _is_sound(*record)]
+                damaged = [
+                    (row,)
+                    for *record, used, row in portion
+                    if not (_is_sound(*record) and type(used) is int and 0 < used <= latest)
+                ]
                 bad += damaged
                 good += len(portion) - len(damaged)
             if bad:
@@ -401,6 +402,7 @@ class FeatureCache:
         """When there are more bytes than allowed, remove the rows used longest ago."""
         if used_bytes(connection) <= self.max_bytes:
             return
+        self._recent.clear()
         while (excess := used_bytes(connection) - int(_KEEP * self.max_bytes)) > 0:
             oldest = connection.execute(
                 "SELECT id, length(value) FROM rows ORDER BY used, id LIMIT 1000"
@@ -442,6 +444,16 @@ def _check(recipe, digests, rows=None):
             f"expected float32 rows of shape ({len(digests)}, width), one a digest; "
             f"got {rows.dtype} of shape {rows.shape}"
         )
+
+
+def _look_up(connection, statement, values, places):
+    """Yield, for each digest that is found, its places and the record."""
+    digests = list(places)
+    for start in range(0, len(digests), _LOOKED_UP):
+        some = digests[start : start + _LOOKED_UP]
+        marks = ", ".join("?" * len(some))
+        for record in connection.execute(statement.format(marks=marks), (*values, *some)):
+            yield places[record[0]], record
 
 
 def _checksum(recipe, digest, value):

@@ -32,6 +32,7 @@ from sklearn.base import BaseEstimator, clone
 
 import sklearn_cnnfeat._cache.feature_cache as cache_module
 from sklearn_cnnfeat._cache import FeatureCache
+from sklearn_cnnfeat._cache.recent import RecentRows
 from sklearn_cnnfeat._home import home_folder, make_private_folder
 from sklearn_cnnfeat.exceptions import CacheWarning
 
@@ -60,7 +61,8 @@ CHILD = """
 import json, os, random, signal, sqlite3, sys, threading, time, warnings
 from pathlib import Path
 import numpy as np
-from sklearn_cnnfeat._cache import CacheWarning, FeatureCache
+from sklearn_cnnfeat._cache import FeatureCache
+from sklearn_cnnfeat.exceptions import CacheWarning
 """ + "".join(map(inspect.getsource, (digest, make, check)))
 
 
@@ -150,6 +152,58 @@ class TestRows:
         out = np.zeros((3, 20), dtype=np.float32)
         assert cache.get_many("r", digests(range(3)), out[:, ::4]).all()
         assert (out == wide).all()
+
+    def test_many_are_looked_up_together(self, cache):
+        """More rows than a statement has room for, some twice, some missing."""
+        stored = range(0, 3000, 2)
+        cache.put_many("r", digests(stored), make(stored, 5))
+        wanted = [*range(2500), *range(0, 2500, 100)]
+        statements = []
+        cache._database.run(lambda connection: connection.set_trace_callback(statements.append))
+        for _ in range(2):
+            hits = check(cache, "r", wanted, 5)
+            assert hits.tolist() == [i % 2 == 0 for i in wanted]
+        found = cache.contains_many("r", [digest(i) for i in wanted])
+        assert found.tolist() == hits.tolist()
+        # 5 each for 2,500 rows, twice and less: those found are in memory the second time.
+        assert sum(" FROM rows " in statement for statement in statements) == 5 + 3 + 5
+
+    def test_rows_in_memory_are_those_of_the_file(self, tmp_path):
+        """What anybody does to the file is noticed, although rows are kept in memory."""
+        with FeatureCache(tmp_path) as cache, FeatureCache(tmp_path) as other:
+            cache.put_many("r", digests(range(4)), make(range(4), 5))
+            assert check(cache, "r", range(4), 5).all()
+            assert check(cache, "r", range(4), 5).all()
+            assert not check(cache, "r", range(4), 6).any()
+            cache.put_many("r", digests([1]), make([1], 6))
+            assert check(cache, "r", [1], 6).all()
+            assert check(cache, "r", range(4), 5).tolist() == [True, False, True, True]
+            other.clear()
+            assert not check(cache, "r", range(4), 5).any()
+            cache.put_many("r", digests(range(4)), make(range(4), 5))
+            assert check(cache, "r", range(4), 5).all()
+            cache.clear("r")
+            assert not check(cache, "r", range(4), 5).any()
+            cache.put_many("r", digests(range(4)), make(range(4), 5))
+            assert check(cache, "r", range(4), 5).all()
+            (tmp_path / "features.sqlite").unlink()
+            assert not check(cache, "r", range(4), 5).any()
+
+    def test_memory_is_bounded(self):
+        recent = RecentRows(100)
+        rows = {i: np.full(10, i, np.float32) for i in range(4)}
+        for i in (0, 1):
+            recent.add(i, rows[i])
+        assert (recent.get(0) == 0).all()
+        recent.add(2, rows[2])  # 1 was used longest ago
+        assert [recent.get(i) is not None for i in range(3)] == [True, False, True]
+        recent.add(3, np.zeros(26, np.float32))  # larger than all together
+        assert recent.get(3) is None and recent.get(0) is not None
+        rows[0][:] = 9
+        assert (recent.get(0) == 0).all()
+        recent.discard(0)
+        recent.add(3, rows[3])
+        assert [recent.get(i) is not None for i in range(4)] == [False, False, True, True]
 
     def test_contains(self, cache):
         cache.put_many("r", digests([1]), make([1], 5))

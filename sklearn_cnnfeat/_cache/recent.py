@@ -1,0 +1,46 @@
+"""Rows that were read lately, kept in memory within a bound."""
+
+from collections import OrderedDict
+
+
+class RecentRows:
+    """Rows by key; those used longest ago leave first.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Bytes of all rows together, at most.
+    """
+
+    def __init__(self, max_bytes):
+        self._max_bytes = max_bytes
+        self._rows = OrderedDict()
+        self._n_bytes = 0
+
+    def get(self, key):
+        """Return a row; None where it is not known."""
+        row = self._rows.get(key)
+        if row is not None:
+            self._rows.move_to_end(key)
+        return row
+
+    def add(self, key, row):
+        """Keep a copy of a row."""
+        if key in self._rows or row.nbytes > self._max_bytes:
+            return
+        self._rows[key] = row.copy()
+        self._n_bytes += row.nbytes
+        while self._n_bytes > self._max_bytes:
+            _, oldest = self._rows.popitem(last=False)
+            self._n_bytes -= oldest.nbytes
+
+    def discard(self, key):
+        """Forget a row."""
+        row = self._rows.pop(key, None)
+        if row is not None:
+            self._n_bytes -= row.nbytes
+
+    def clear(self):
+        """Forget all rows."""
+        self._rows.clear()
+        self._n_bytes = 0
