@@ -109,6 +109,5 @@ def compute_shard_on_worker(common, images, stamps, positions, first):
             f"{where} does not see the images: of {len(known)} not one is there: "
             f"{first_few(known)}. With client=, all workers must find them under the same names."
         )
-    return compute_shards(shards, extractor, images, stamps, positions, first, steps), len(
-        positions
-    )
+    n_computed = compute_shards(shards, extractor, images, stamps, positions, first, steps)
+    return n_computed, len(positions)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 from sklearn.utils import Bunch
 
 from sklearn_cnnfeat._extract.formats import FORMATS
@@ -15,6 +14,7 @@ from sklearn_cnnfeat._extract.formats.base import ERRORS
 from sklearn_cnnfeat._extract.formats.errors import read_errors
 from sklearn_cnnfeat._extract.manifest import VERSION, positions_of, short
 from sklearn_cnnfeat._images import first_few
+from sklearn_cnnfeat._memory import check_memory
 from sklearn_cnnfeat._network.pooling import feature_names, pooled_shape
 
 
@@ -194,13 +194,12 @@ def _damage_named(path):
 def _check_memory(n_rows, manifest):
     n_columns = math.prod(manifest["row_shape"])
     needed = n_rows * n_columns * np.dtype(manifest["dtype"]).itemsize
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise MemoryError(
-            f"{n_rows:,} rows of {n_columns:,} numbers take {needed / 1e9:.1f} GB, and "
-            f"{available / 1e9:.1f} GB are free. Read some of them, rows=slice(0, 1000), or "
-            "extract to a .npy file, which is mapped from the disk."
-        )
+    check_memory(
+        needed,
+        f"{n_rows:,} rows of {n_columns:,} numbers",
+        "Read some of them, rows=slice(0, 1000), or extract to a .npy file, which is mapped from "
+        "the disk.",
+    )
 
 
 def _read_target(labels, manifest):

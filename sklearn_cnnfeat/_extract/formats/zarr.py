@@ -97,10 +97,12 @@ class ZarrFormat(Format):
 
     def _warn_of_missing_chunks(self, to, manifest):
         """Warn where an earlier version may have left out a chunk of zeros, or a copy lost one."""
+        n_block = _chunk_rows(to, manifest, "error")
         failed = errors_of(manifest) if manifest["on_error"] == "nan" else {}
+        with_errors = {f"error/c/{position // n_block}" for position in failed}
         for name, path in self._pieces(to, manifest):
-            # Nearly always nothing but empty text.
-            if is_whole(path) or (name.startswith("error/") and not failed):
+            is_empty_text = name.startswith("error/") and name not in with_errors
+            if is_whole(path) or is_empty_text:
                 continue
             warn(
                 f"{str(path)!r} is missing. Either all values in this chunk are zero, which an "
@@ -124,8 +126,7 @@ class ZarrFormat(Format):
     def _pieces(self, to, manifest):
         for name, (row_shape, _) in _arrays(manifest).items():
             yield f"{name}/{_METADATA}", Path(to, name, _METADATA)
-            grid = _read_array(to, manifest, name)["chunk_grid"]
-            n_block = grid["configuration"]["chunk_shape"][0]
+            n_block = _chunk_rows(to, manifest, name)
             # Chunks hold whole rows.
             rest = ["0"] * len(row_shape)
             for number in range(math.ceil(manifest["n_rows"] / n_block)):
@@ -161,6 +162,12 @@ def _read_array(to, manifest, name):
             "the file again, or remove it and extract again."
         )
     return metadata
+
+
+def _chunk_rows(to, manifest, name):
+    """Return the number of rows in a chunk of an array."""
+    grid = _read_array(to, manifest, name)["chunk_grid"]
+    return grid["configuration"]["chunk_shape"][0]
 
 
 def _is_ours(metadata, manifest, row_shape, dtype):
