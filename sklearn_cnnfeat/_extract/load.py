@@ -123,7 +123,7 @@ def load_features(path, *, rows=None, as_frame=False, verify=False):
         names = _read_names(manifest)
     paths = _read_paths(columns["path"], manifest, wanted) if "path" in columns else None
     if as_frame:
-        index = None if paths is None else pd.Index(paths, name="path")
+        index = None if paths is None else pd.Index(paths, _dtype_of_paths(manifest), name="path")
         data = pd.DataFrame(np.asarray(data), index=index, columns=names)
         target = None if target is None else pd.Series(target, index=index, name="target")
     return Bunch(
@@ -238,12 +238,18 @@ def _read_paths(values, manifest, rows):
 def _read_errors(path, manifest):
     """Return the table of unreadable images, with paths as they can be opened."""
     errors = read_errors(f"{path}{ERRORS}") if manifest["errors"] else []
-    table = pd.DataFrame(errors, columns=["position", "path", "label", "error"])
     special = manifest.get("paths", {})
-    for row, position in enumerate(table["position"]):
-        if str(position) in special:
-            table.loc[row, "path"] = special[str(position)]
-    return table
+    errors = [
+        (position, special.get(str(position), name), *others) for position, name, *others in errors
+    ]
+    columns = ["position", "path", "label", "error"]
+    table = pd.DataFrame(errors, columns=columns, dtype=_dtype_of_paths(manifest))
+    return table.astype({"position": np.int64}) if errors else table
+
+
+def _dtype_of_paths(manifest):
+    """Return the dtype of pandas for paths: its own for text takes nothing but text."""
+    return object if manifest.get("paths") else None
 
 
 def _objects(values):

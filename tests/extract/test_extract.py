@@ -468,6 +468,8 @@ def test_names_that_are_no_text(form, originals, cnn, tmp_path):
     features = load_features(tmp_path / f"some.{form}")
     assert features.paths.tolist() == [os.fsdecode(folder + b"/\xe9\r.jpg")]
     assert features.errors["path"].tolist() == [os.fsdecode(folder + b"/\xe8.jpg")]
+    frame = load_features(tmp_path / f"some.{form}", as_frame=True).data
+    assert frame.index.tolist() == [os.fsdecode(folder + b"/\xe9\r.jpg")]
 
 
 def test_same_path_twice(originals, cnn, tmp_path):
