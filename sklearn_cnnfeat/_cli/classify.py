@@ -16,6 +16,7 @@ from sklearn_cnnfeat._cli.options import (
     image_paths,
     picture_option,
     progress_option,
+    saved_cache_option,
     searched_network_options,
     table_options,
     transformer,
@@ -136,8 +137,8 @@ def search(
     together, or once for each way to resize it; then classifiers are cross-validated on each. The
     table has one row per layer and pooling, at its best C, in the order of the network.
 
-    Features of the photographs are kept in the user's cache, also later by 'cnnfeat predict' and
-    'cnnfeat why' with the saved pipeline; --cache-folder names another place, --no-cache none.
+    Features of the photographs are kept in the user's cache; --cache-folder names another place,
+    --no-cache none. 'cnnfeat predict' and 'cnnfeat why' keep features only with --cache-folder.
 
     \b
     Examples:
@@ -234,8 +235,9 @@ def _keep(pipeline, output, forget_cache):
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object a line, in place of CSV."
 )
+@saved_cache_option
 @progress_option
-def predict(model, images, on_error, as_json, progress):
+def predict(model, images, on_error, as_json, cache_folder, progress):
     """Classify images with a pipeline that 'cnnfeat search -o' or a program of yours has saved.
 
     IMAGES are files, or folders that are searched at any depth. What is printed is CSV: path,
@@ -255,7 +257,7 @@ def predict(model, images, on_error, as_json, progress):
     from sklearn_cnnfeat._cli.pipelines import predict_images
     from sklearn_cnnfeat._cli.saving import load_pipeline
 
-    pipeline = load_pipeline(model)
+    pipeline = load_pipeline(model, cache_folder)
     rows = predict_images(
         pipeline,
         image_paths(images),
@@ -292,7 +294,8 @@ def predict(model, images, on_error, as_json, progress):
     "patches of the picture and works with all.",
 )
 @click.option("--patch-size", type=click.IntRange(min=1), metavar="PIXELS", help="Of occlusion.")
-def why(model, image, output, target, method, patch_size):
+@saved_cache_option
+def why(model, image, output, target, method, patch_size, cache_folder):
     """Draw which parts of a picture a saved pipeline decided by.
 
     Red parts speak for the class, blue ones against it.
@@ -308,7 +311,7 @@ def why(model, image, output, target, method, patch_size):
     from sklearn_cnnfeat import DecisionMapDisplay
     from sklearn_cnnfeat._cli.saving import load_pipeline
 
-    pipeline = load_pipeline(model)
+    pipeline = load_pipeline(model, cache_folder)
     classes = {str(name): name for name in getattr(pipeline, "classes_", ())}
     display = DecisionMapDisplay.from_estimator(
         pipeline,

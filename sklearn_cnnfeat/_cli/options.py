@@ -161,6 +161,13 @@ cache_folder_option = click.option(
     metavar="FOLDER",
     help="Where features are kept.  [default: the user's cache folder]",
 )
+saved_cache_option = click.option(
+    "--cache-folder",
+    "cache_folder",
+    type=click.Path(file_okay=False, resolve_path=True),
+    metavar="FOLDER",
+    help="Where features are looked up and kept.  [default: nowhere]",
+)
 progress_option = click.option(
     "--progress/--no-progress",
     default=None,

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator
 
 from sklearn_cnnfeat._files import replaced_whole
 from sklearn_cnnfeat._steps import chosen, find_step
+from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 
 # Our own classes in a fitted transformer. All that they hold are numbers and names.
 _OURS = [
@@ -45,11 +46,19 @@ def save_pipeline(pipeline, path):
         os.chmod(unfinished, 0o666 & ~mask)
 
 
-def load_pipeline(path):
+def load_pipeline(path, cache=None):
     """Read a fitted pipeline with a network in it.
 
     A skops file is read without running code from it, and refused if it holds classes other than
-    those of scikit-learn, NumPy, SciPy and this package. A joblib file may run any code.
+    those of scikit-learn, NumPy, SciPy and this package. A joblib file may run any code. What the
+    file says of a cache does not count: whoever made it does not choose where files are written.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    cache : path, default=None
+        Folder of the feature cache that its networks use; None for no cache.
     """
     path = Path(path)
     if path.suffix == ".skops":
@@ -79,6 +88,9 @@ def load_pipeline(path):
             f"{path} was saved by another version of sklearn-cnnfeat or scikit-learn ({error}): "
             "save it anew with the versions that are installed here."
         ) from error
+    for thing in _everything_in(pipeline):
+        if isinstance(thing, CNNFeatureTransformer):
+            thing.set_params(cache=cache)
     return pipeline
 
 
@@ -96,7 +108,7 @@ def _load_skops(path):
             f"{path} is no skops file, or a damaged one ({type(error).__name__}: {error})."
         ) from error
     if not unknown:
-        if _trusts(pipeline):
+        if any(getattr(thing, "__dict__", {}).get("trusted") for thing in _everything_in(pipeline)):
             raise ValueError(
                 f"{path} says trusted=True of the model file that it names, which could run code "
                 "that way. If you know where both come from, load it in Python with skops.io.load."
@@ -108,25 +120,22 @@ def _load_skops(path):
     )
 
 
-def _trusts(pipeline):
-    """Whether anything in a pipeline, however deep, has an attribute ``trusted=True``."""
+def _everything_in(pipeline):
+    """Yield all objects in a pipeline, however deep."""
     waiting, seen = [pipeline], {}
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen:
             continue
         seen[id(thing)] = thing  # kept, so that no other object gets its id
-        held = dict(getattr(thing, "__dict__", {}))
-        if held.get("trusted"):
-            return True
-        waiting += held.values()
+        yield thing
+        waiting += getattr(thing, "__dict__", {}).values()
         if isinstance(thing, Mapping):
             waiting += [*thing.keys(), *thing.values()]
         elif isinstance(thing, (list, tuple, set, frozenset)):
             waiting += thing
         elif isinstance(thing, np.ndarray) and thing.dtype.hasobject:
             waiting += thing.ravel().tolist()
-    return False
 
 
 def _import_skops():

@@ -617,6 +617,23 @@ def test_search_without_a_cache_keeps_nothing(here, cnnfeat, monkeypatch):
     assert "exclude each other" in messages
 
 
+@pytest.mark.parametrize("suffix", ["skops", "joblib"])
+def test_a_file_does_not_choose_where_features_are_kept(suffix, here, cnnfeat, monkeypatch):
+    monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(here / "home"))
+    arguments = ["-m", "small.keras", "-l", "one", "--cv", "2", "-o", f"model.{suffix}"]
+    assert cnnfeat("search", "photos", *arguments, "--cache-folder", "elsewhere")[0] == 0
+    shutil.rmtree("elsewhere")
+    photo = next(Path("photos").rglob("*.jpg"))
+    expected = cnnfeat("predict", f"model.{suffix}", "photos")
+    assert expected[0] == 0
+    assert cnnfeat("why", f"model.{suffix}", str(photo), "-o", "why.svg")[0] == 0
+    assert not Path("elsewhere").exists()
+    assert not (here / "home" / "features").exists()
+    asked = cnnfeat("predict", f"model.{suffix}", "photos", "--cache-folder", "kept")
+    assert asked == expected
+    assert Path("kept", "features.sqlite").exists()
+
+
 def test_cache_tells_damage(here, cnnfeat):
     import sqlite3
 
