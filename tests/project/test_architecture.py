@@ -19,7 +19,11 @@ MODULES = {
 }
 # Library -> the modules, or folders of modules, that may import it, each inside a function.
 ROOMS = {
-    "keras": {"_demo.py", "_network/keras_models.py"},  # the demo is a user's script
+    "keras": {
+        "_demo.py",  # a user's script
+        "_network/keras_models.py",
+        "_network/random_weights.py",
+    },
     "tensorflow": {"_network/keras_tensorflow.py"},
     "openvino": {
         "_network/engines/ncnn_translation.py",
