@@ -14,6 +14,7 @@ from sklearn_cnnfeat._images import ImageSpec, as_images
 from sklearn_cnnfeat._loop import Loop, thread_count
 from sklearn_cnnfeat._memory import check_memory
 from sklearn_cnnfeat._network.keras_models import is_keras_model
+from sklearn_cnnfeat._network.ncnn_networks import problem_of_ncnn
 from sklearn_cnnfeat._network.networks import check_precision, identify, open_network
 from sklearn_cnnfeat._network.pooling import feature_names, pooled_shape
 from sklearn_cnnfeat._network.spec import NetworkInfo, NetworkSpec
@@ -21,7 +22,8 @@ from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._progress import announce, progress
 from sklearn_cnnfeat._row_sinks import ArraySink, ShapedSink
 from sklearn_cnnfeat._row_store import RowStore
-from sklearn_cnnfeat.exceptions import EngineError
+from sklearn_cnnfeat._warn import warn
+from sklearn_cnnfeat.exceptions import EngineError, EngineWarning
 
 # Layers, of Keras and of ONNX, that rescale or normalize pixels, and those that may do anything.
 _NORMALIZING = frozenset(
@@ -75,7 +77,7 @@ class Extractor:
     ----------
     spec : NetworkSpec
         Network, layers, poolings and preprocessing.
-    engine : {"auto", "openvino", "keras"}
+    engine : {"auto", "openvino", "ncnn", "keras"}
         What computes the network; after `opened` never "auto".
     image_spec : ImageSpec
         What the network wants of each image; its size and channels are known after `opened`.
@@ -106,6 +108,8 @@ class Extractor:
     normalizes : bool
         Whether the network itself rescales or normalizes pixels, as far as its layers tell, after
         `opened`.
+    asked_engine : str, default=None
+        What `engine` was before `opened`: other layers may have another engine.
     """
 
     spec: NetworkSpec
@@ -126,6 +130,7 @@ class Extractor:
     shapes: tuple = ()
     is_lasting: bool = True
     normalizes: bool = True
+    asked_engine: str | None = None
 
     # --- making one -------------------------------------------------------------------------------
 
@@ -143,6 +148,7 @@ class Extractor:
         return replace(
             self,
             engine=network.engine,
+            asked_engine=self.engine,
             info=network.info,
             shapes=tuple(self._row_shape_of(head) for head in network.info.heads),
             is_lasting=network.is_lasting,
@@ -176,7 +182,10 @@ class Extractor:
             calibration=spec.calibration if precision == "int8" else None,
         )
         pooling = self.pooling if poolings is None else None
-        return replace(self, spec=spec, precision=precision, pooling=pooling).opened()
+        engine = self.asked_engine or self.engine
+        return replace(
+            self, spec=spec, precision=precision, pooling=pooling, engine=engine
+        ).opened()
 
     def _source_for(self, layers):
         source = self.spec.source
@@ -200,6 +209,7 @@ class Extractor:
             self.model,
             lambda sentence: announce(sentence, self.verbose),
             None if images is None else partial(self._calibration_batches, images),
+            self.precision,
         )
 
     def calibration_images(self):
@@ -336,6 +346,10 @@ class Extractor:
         n_computed : int
             Number of images that went through the network.
         """
+        if self.engine == "ncnn" and (problem := problem_of_ncnn()) is not None:
+            warn(f"{problem} OpenVINO computes the network instead.", EngineWarning)
+            other = replace(self, engine="openvino")
+            return other.run(images, sink, positions, description)
         positions = range(len(images)) if positions is None else positions
         # A task of Dask has one core, whatever n_jobs is: there are as many tasks as cores.
         n_callers = _dask.tasks_at_once()

@@ -99,7 +99,7 @@ _COMPUTING = ("precision", "decode", "engine")
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "openvino", "keras"]),
+    type=click.Choice(["auto", "openvino", "ncnn", "keras"]),
     default="auto",
     show_default=True,
     help="What runs the network.",

@@ -8,7 +8,15 @@ from dataclasses import replace
 import numpy as np
 
 from sklearn_cnnfeat._files import digest_of_file
-from sklearn_cnnfeat._network import conversion, converter, foreign, graph, quantize, store
+from sklearn_cnnfeat._network import (
+    conversion,
+    converter,
+    foreign,
+    graph,
+    ncnn_networks,
+    quantize,
+    store,
+)
 from sklearn_cnnfeat._network.converted import ConversionError, UnsupportedLayersError
 from sklearn_cnnfeat._network.engines.openvino import (
     GRAPH,
@@ -73,8 +81,9 @@ def identify(source, layers, input_size=None, model=None):
 def choose_engine():
     """Return the engine that ``engine="auto"`` means on this machine for Keras' networks.
 
-    No network is an exception: on a processor OpenVINO is the faster of the two for all that
-    ``benchmarks/engines.py`` compares, with a fraction of the memory.
+    On a processor OpenVINO is faster than Keras for every network that ``benchmarks/engines.py``
+    compares, with a fraction of the memory. Where it is chosen, `winograd` chooses the networks
+    that ncnn computes instead.
     """
     return "keras" if not has_openvino() or converter.has_gpu() else "openvino"
 
@@ -89,8 +98,9 @@ def check_precision(precision, engine):
             "engine='torch', 'int8' of engine='openvino'. Use precision='float32'."
         )
     if engine != "openvino":
+        runner = {"keras": "Keras", "ncnn": "ncnn"}[engine]
         raise ValueError(
-            f"precision={precision!r} is arithmetic of the OpenVINO engine, and Keras runs this "
+            f"precision={precision!r} is arithmetic of the OpenVINO engine, and {runner} runs this "
             "network here. Use precision='float32'."
         )
     if precision == "bfloat16" and not supports_bfloat16():
@@ -145,6 +155,8 @@ class _Recent(OrderedDict):
 
 
 _networks, _structures, _compiled = _Recent(), _Recent(), _Recent()
+# Problems of ncnn that have been warned of in this process.
+_told = set()
 _lock = threading.RLock()
 
 
@@ -153,6 +165,7 @@ def forget_networks():
     with _lock:
         _networks.clear()
         _compiled.clear()
+    ncnn_networks.forget_loaded()
 
 
 def open_whole(source, input_size, model=None, announce=None):
@@ -501,14 +514,14 @@ class TorchNetwork(CompiledNetwork):
         )
 
 
-def open_network(spec, engine, model=None, announce=None, calibrate=None):
+def open_network(spec, engine, model=None, announce=None, calibrate=None, precision="float32"):
     """Return the compiled network of a spec.
 
     Parameters
     ----------
     spec : NetworkSpec
         What to compute, with a source that carries its digest.
-    engine : {"auto", "openvino", "keras", "torch"}
+    engine : {"auto", "openvino", "ncnn", "keras", "torch"}
         What to compute it with.
     model : keras.Model, default=None
         The model, where the spec names an object.
@@ -516,6 +529,8 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None):
         Called with a sentence before anything that takes seconds.
     calibrate : callable, default=None
         Takes a `NetworkInfo`; returns the batches of pixels that an 8-bit network is made with.
+    precision : {"float32", "bfloat16", "float16", "int8"}, default="float32"
+        Arithmetic that it will be compiled for.
 
     Returns
     -------
@@ -527,11 +542,15 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None):
         is_foreign = foreign.is_foreign(spec.source)
         wanted = foreign.choose_engine(spec.source) if is_foreign else choose_engine()
     foreign.check_engine(spec.source, wanted)
-    if wanted == "openvino" and not has_openvino():
+    if wanted in ("openvino", "ncnn") and not has_openvino():
         raise ImportError(
-            "engine='openvino' needs OpenVINO: pip install openvino. engine='auto' runs on "
+            f"engine={wanted!r} needs OpenVINO: pip install openvino. engine='auto' runs on "
             "Keras where it is missing."
         )
+    if wanted == "ncnn":
+        check_precision(precision, wanted)
+    elif engine == "auto" and wanted == "openvino" and precision == "float32":
+        wanted = "openvino or ncnn"
     key = (spec.fingerprint(), wanted, None if _is_lasting(spec.source, model) else id(model))
     with _lock:
         compiled = _compiled.recall(key)
@@ -541,19 +560,17 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None):
             compiled.model = model
             _compiled.keep(key, compiled)
         _check_trust(compiled, spec.source)
-    if compiled.engine != wanted:
-        if engine != "auto":
-            raise EngineError(compiled.reason)
-        message = f"{compiled.reason} Keras computes it instead."
-        warn(message, EngineWarning)
+    if compiled.engine == "keras" and wanted != "keras":
+        warn(f"{compiled.reason} Keras computes it instead.", EngineWarning)
     return compiled
 
 
 def _open(spec, wanted, engine, model, announce, calibrate):
     reason = None
-    if wanted == "openvino":
+    if wanted not in ("keras", "torch"):
         try:
-            return _open_openvino(spec, model, announce, calibrate)
+            network = _open_openvino(spec, model, announce, calibrate)
+            return network if wanted == "openvino" else _on_ncnn(network, wanted == "ncnn")
         except EngineError as error:
             if engine != "auto" or foreign.is_foreign(spec.source):
                 raise
@@ -574,6 +591,17 @@ def _open_openvino(spec, model, announce, calibrate):
     if spec.calibration is None:
         return network
     return OpenVINONetwork(spec, whole, _quantize(spec, network, announce, calibrate))
+
+
+def _on_ncnn(cut, is_wanted):
+    """Return a cut on ncnn where it should run there; the cut itself elsewhere."""
+    network, problem = ncnn_networks.on_ncnn(cut, is_wanted)
+    if problem is not None and is_wanted:
+        raise EngineError(problem)
+    if problem is not None and problem not in _told:
+        _told.add(problem)
+        warn(f"{problem} OpenVINO computes the network instead.", EngineWarning)
+    return network or cut
 
 
 def _quantize(spec, network, announce, calibrate):

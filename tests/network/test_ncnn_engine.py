@@ -10,7 +10,7 @@ from network.graphs import compute, openvino, plain_network
 
 pytest.importorskip("ncnn")
 
-from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine
+from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork
 
 _TESTS = str(Path(__file__).resolve().parents[1])
 
@@ -45,25 +45,25 @@ def run_child(code, *arguments, expected=0):
 
 def test_rows_do_not_depend_on_batch_order_threads_or_type():
     model, pixels = plain_network(), images(7)
-    wanted = rows_of(NcnnEngine(model, n_threads=1), pixels)
+    wanted = rows_of(NcnnEngine(NcnnNetwork(model), n_threads=1), pixels)
     reference = compute(model, pixels.astype(np.float32))[0]
     terms = 10 * 32 * 9 * 3
     tolerance = terms * np.finfo(np.float32).eps * np.abs(reference).max()
     np.testing.assert_allclose(wanted, reference, rtol=0, atol=tolerance)
     for n_threads in (1, 2, 3):
         for size in (1, 3, 7):
-            engine = NcnnEngine(model, n_threads, batch_size=size)
+            engine = NcnnEngine(NcnnNetwork(model), n_threads, batch_size=size)
             assert np.array_equal(rows_of(engine, pixels, size), wanted)
             assert np.array_equal(rows_of(engine, pixels[::-1], size), wanted[::-1])
     floats = pixels.astype(np.float32)
-    assert np.array_equal(rows_of(NcnnEngine(model, 2), floats), wanted)
-    assert np.array_equal(rows_of(NcnnEngine(model, 2, n_callers=2), pixels), wanted)
+    assert np.array_equal(rows_of(NcnnEngine(NcnnNetwork(model), 2), floats), wanted)
+    assert np.array_equal(rows_of(NcnnEngine(NcnnNetwork(model), 2, n_callers=2), pixels), wanted)
 
 
 def test_several_callers_at_once():
     from concurrent.futures import ThreadPoolExecutor
 
-    engine = NcnnEngine(plain_network(), n_threads=2, n_callers=3)
+    engine = NcnnEngine(NcnnNetwork(plain_network()), n_threads=2, n_callers=3)
     pixels = images(6)
     wanted = rows_of(engine, pixels)
     with ThreadPoolExecutor(3) as threads:
@@ -72,11 +72,11 @@ def test_several_callers_at_once():
 
 
 def test_an_engine_without_images_delivers_nothing():
-    NcnnEngine(plain_network(), n_threads=2).run(iter([]), pytest.fail)
+    NcnnEngine(NcnnNetwork(plain_network()), n_threads=2).run(iter([]), pytest.fail)
 
 
 def test_an_error_of_the_caller_ends_the_run_and_the_engine_goes_on():
-    engine, pixels = NcnnEngine(plain_network(), n_threads=2), images(5)
+    engine, pixels = NcnnEngine(NcnnNetwork(plain_network()), n_threads=2), images(5)
 
     def broken():
         yield range(2), pixels[:2]
@@ -92,7 +92,7 @@ def test_a_large_image():
     pixels = images(1, shape=(1024, 1024, 3))
     reference = compute(model, pixels.astype(np.float32))[0]
     tolerance = 10 * 16 * 9 * 2 * np.finfo(np.float32).eps * np.abs(reference).max()
-    found = rows_of(NcnnEngine(model, 1), pixels)
+    found = rows_of(NcnnEngine(NcnnNetwork(model), 1), pixels)
     np.testing.assert_allclose(found, reference, rtol=0, atol=tolerance)
 
 
@@ -101,9 +101,9 @@ def test_an_interrupt_ends_a_run_and_no_more():
 import os, signal
 import numpy as np
 from network.graphs import plain_network
-from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine
+from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork
 
-engine = NcnnEngine(plain_network((128, 128, 3)), n_threads=2)
+engine = NcnnEngine(NcnnNetwork(plain_network((128, 128, 3))), n_threads=2)
 pixels = np.zeros((40, 128, 128, 3), np.uint8)
 done = []
 
@@ -129,7 +129,7 @@ def test_an_interrupt_while_weights_are_read():
     out = run_child("""
 import signal
 from network.graphs import plain_network
-from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine
+from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork
 
 model = plain_network((32, 32, 3), (256, 256, 256, 256))
 n_interrupts = 0
@@ -141,12 +141,12 @@ signal.signal(signal.SIGALRM, interrupt)
 for i in range(40):
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.002 * (i + 1))
-        NcnnEngine(model, 1)
+        NcnnEngine(NcnnNetwork(model), 1)
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         n_interrupts += 1
 signal.setitimer(signal.ITIMER_REAL, 0)
-print(n_interrupts > 0, NcnnEngine(model, 1).name)
+print(n_interrupts > 0, NcnnEngine(NcnnNetwork(model), 1).name)
 """)
     assert out.split() == ["True", "ncnn"]
 
@@ -159,7 +159,7 @@ def test_too_little_memory_is_an_error(moment):
 import resource, sys
 import numpy as np
 from network.graphs import plain_network
-from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine
+from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork
 
 def limit(n_bytes):
     taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -169,9 +169,9 @@ try:
     if sys.argv[1] == "weights":
         model = plain_network((32, 32, 3), (512, 512, 512, 512))
         limit(60 * 2**20)
-        NcnnEngine(model, 1)
+        NcnnEngine(NcnnNetwork(model), 1)
     else:
-        engine = NcnnEngine(plain_network((1024, 1024, 3), (64, 64)), 1)
+        engine = NcnnEngine(NcnnNetwork(plain_network((1024, 1024, 3), (64, 64))), 1)
         pixels = np.zeros((1, 1024, 1024, 3), np.uint8)
         limit(100 * 2**20)
         engine.run([([0], pixels)], print)
@@ -206,8 +206,9 @@ for name in [name for name in sys.modules if name == "ncnn" or name.startswith("
     del sys.modules[name]
 sys.dont_write_bytecode = True
 sys.addaudithook(hook)
-from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine
-NcnnEngine(model, 2).run([([0], np.zeros((1, 32, 32, 3), np.uint8))], lambda token, rows: None)
+from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork
+engine = NcnnEngine(NcnnNetwork(model), 2)
+engine.run([([0], np.zeros((1, 32, 32, 3), np.uint8))], lambda token, rows: None)
 for package in ("requests", "tqdm", "portalocker"):
     assert package not in sys.modules, package
 print(seen)

@@ -6,14 +6,14 @@ from network.graphs import EPSILON, Builder, compute, op
 
 pytest.importorskip("ncnn")
 
-from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine
+from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork
 from sklearn_cnnfeat._network.engines.ncnn_graph import TranslationError
 from sklearn_cnnfeat._network.engines.ncnn_translation import translate
 
 
 def run(model, pixels):
     rows = {}
-    NcnnEngine(model, n_threads=1).run(
+    NcnnEngine(NcnnNetwork(model), n_threads=1).run(
         [(range(len(pixels)), pixels)], lambda token, found: rows.update({token: found})
     )
     return [np.stack(head) for head in zip(*(rows[i] for i in range(len(pixels))), strict=True)]

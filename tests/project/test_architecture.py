@@ -26,7 +26,6 @@ ROOMS = {
     },
     "tensorflow": {"_network/keras_tensorflow.py"},
     "openvino": {
-        "_network/engines/ncnn_translation.py",
         "_network/runtime.py",
         "_network/torch_models.py",
     },
@@ -35,6 +34,7 @@ ROOMS = {
     "huggingface_hub": {"_network/timm_models.py"},
     "nncf": {"_network/quantize.py"},
     "matplotlib": {"_inspection/drawing.py"},
+    "ncnn": {"_network/engines/ncnn.py"},
     "PIL": {
         "_images/decode.py",
         "_images/formats.py",

@@ -1,7 +1,6 @@
 """Run a network on ncnn, which computes 3 x 3 convolutions by Winograd's algorithm."""
 
 import ctypes
-import importlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,20 +19,13 @@ _pointer_of.restype = ctypes.c_void_p
 _pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-class NcnnEngine:
-    """A network on ncnn, several images at the same time.
+class NcnnNetwork:
+    """A network in the memory of ncnn, which any number of threads may use.
 
     Parameters
     ----------
-    network : openvino.Model
-        From float32 pixels (1, height, width, channels) to one output per head, in order.
-    n_threads : int
-        Images computed at the same time, each on one core.
-    batch_size : int, default=None
-        Images per batch; None for one. It changes neither the rows nor the speed.
-    n_callers : int, default=None
-        Calls of `run` at the same time, each of which computes in its own thread. None is for one
-        call at a time, on all threads.
+    model : openvino.Model
+        From float32 pixels (n, height, width, channels) to one output per head, in order.
 
     Raises
     ------
@@ -43,46 +35,14 @@ class NcnnEngine:
         Where its weights do not fit in memory.
     """
 
-    name = "ncnn"
-
-    def __init__(self, network, n_threads, batch_size=None, n_callers=None):
-        self.batch_size = batch_size or 1
-        self._n_threads = n_threads
-        self._waits = n_callers is not None
+    def __init__(self, model):
         self._ncnn = import_ncnn()
-        translation = translate(network)
+        translation = translate(model)
         self._input = translation.input
         self._heads = translation.heads
         self._net = _uninterrupted(_load, self._ncnn, translation)
 
-    def run(self, batches, deliver):
-        """Compute all batches; return when every row was delivered."""
-        if self._waits or self._n_threads == 1:
-            for tokens, pixels in batches:
-                for token, image in zip(tokens, pixels, strict=True):
-                    deliver(token, self._compute(image))
-            return
-        in_flight = deque()
-
-        def finish():
-            token, future = in_flight.popleft()
-            deliver(token, future.result())
-
-        with ThreadPoolExecutor(self._n_threads, "ncnn") as threads:
-            try:
-                for tokens, pixels in batches:
-                    for token, image in zip(tokens, pixels, strict=True):
-                        # Twice as many images as threads: the next is there when one is done.
-                        if len(in_flight) == 2 * self._n_threads:
-                            finish()
-                        in_flight.append((token, threads.submit(self._compute, image)))
-                while in_flight:
-                    finish()
-            finally:
-                for _, future in in_flight:
-                    future.cancel()
-
-    def _compute(self, image):
+    def compute(self, image):
         """Return one array per head for an image (height, width, channels)."""
         ncnn = self._ncnn
         planes = image.transpose(2, 0, 1)
@@ -104,6 +64,57 @@ class NcnnEngine:
                 raise RuntimeError(f"ncnn failed to compute an image (code {code}).")
             rows.append(head.arranged(np.asarray(found)))
         return rows
+
+
+class NcnnEngine:
+    """A network on ncnn, several images at the same time.
+
+    Parameters
+    ----------
+    network : NcnnNetwork
+        What to compute.
+    n_threads : int
+        Images computed at the same time, each on one core.
+    batch_size : int, default=None
+        Images per batch; None for one. It changes neither the rows nor the speed.
+    n_callers : int, default=None
+        Calls of `run` at the same time, each of which computes in its own thread. None is for one
+        call at a time, on all threads.
+    """
+
+    name = "ncnn"
+
+    def __init__(self, network, n_threads, batch_size=None, n_callers=None):
+        self.batch_size = batch_size or 1
+        self._network = network
+        self._n_threads = n_threads if n_callers is None else 1
+
+    def run(self, batches, deliver):
+        """Compute all batches; return when every row was delivered."""
+        compute = self._network.compute
+        images = (pair for batch in batches for pair in zip(*batch, strict=True))
+        if self._n_threads == 1:
+            for token, image in images:
+                deliver(token, compute(image))
+            return
+        in_flight = deque()
+
+        def finish():
+            token, future = in_flight.popleft()
+            deliver(token, future.result())
+
+        with ThreadPoolExecutor(self._n_threads, "ncnn") as threads:
+            try:
+                for token, image in images:
+                    # Twice as many images as threads: the next is there when one is done.
+                    if len(in_flight) == 2 * self._n_threads:
+                        finish()
+                    in_flight.append((token, threads.submit(compute, image)))
+                while in_flight:
+                    finish()
+            finally:
+                for _, future in in_flight:
+                    future.cancel()
 
 
 def _load(ncnn, translation):
@@ -128,7 +139,13 @@ def _load(ncnn, translation):
 
 def import_ncnn():
     """Import ncnn; raise ImportError where it is missing or broken."""
-    return _uninterrupted(importlib.import_module, "ncnn")
+
+    def load():
+        import ncnn
+
+        return ncnn
+
+    return _uninterrupted(load)
 
 
 def _uninterrupted(function, *arguments):

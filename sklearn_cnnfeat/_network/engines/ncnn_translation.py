@@ -61,13 +61,7 @@ def translate(model):
     model = model.clone()
     shape[0] = 1
     model.reshape(shape)
-    openvino = import_openvino()
-    from openvino.passes import ConstantFolding, Manager
-
-    passes = Manager()
-    passes.register_pass(ConstantFolding())
-    passes.run_passes(model)
-    return _Translator(model, openvino.Tensor).run()
+    return _Translator(model, import_openvino().Tensor).run()
 
 
 class _Translator:
@@ -132,10 +126,7 @@ class _Translator:
         return values
 
     def evaluate(self, output):
-        """Return the value of an output that depends on constants alone; None for others.
-
-        OpenVINO's own folding leaves operations that unpack stored weights.
-        """
+        """Return the value of an output that depends on constants and shapes alone, or None."""
         key = _key(output)
         if key not in self._constants:
             self._constants[key] = self._compute(output)
@@ -146,6 +137,8 @@ class _Translator:
         if node.get_type_name() == "Constant":
             kind = node.get_element_type().get_type_name()
             return node.get_data(dtype=np.float32) if kind in ("f16", "bf16") else node.data
+        if node.get_type_name() == "ShapeOf":
+            return np.array(list(node.input(0).get_shape()), np.int64)
         inputs = [self.evaluate(entry.get_source_output()) for entry in node.inputs()]
         if not inputs or any(values is None for values in inputs):
             return None

@@ -1,0 +1,147 @@
+"""Cuts of networks on ncnn: when they run there, and the check that their numbers are right."""
+
+import importlib.util
+import json
+import threading
+from collections import OrderedDict
+from functools import lru_cache
+
+import numpy as np
+
+from sklearn_cnnfeat._files import digest_of_text
+from sklearn_cnnfeat._network import store
+from sklearn_cnnfeat._network.conversion import TOLERANCE, difference, sample_pixels
+from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork, import_ncnn
+from sklearn_cnnfeat._network.engines.ncnn_graph import TranslationError
+from sklearn_cnnfeat._network.engines.openvino import OpenVINOEngine
+from sklearn_cnnfeat._network.engines.winograd import prefers_ncnn
+from sklearn_cnnfeat._network.runtime import check_process
+from sklearn_cnnfeat._network.spec import describe, installed_version
+
+# Networks with their transformed kernels, which take four times the memory of the kernels.
+_MAX_LOADED = 2
+
+_loaded = OrderedDict()
+_lock = threading.RLock()
+
+
+def has_ncnn():
+    """Whether ncnn is installed; it is not imported."""
+    return importlib.util.find_spec("ncnn") is not None
+
+
+@lru_cache(maxsize=1)
+def problem_of_ncnn():
+    """Return why ncnn cannot be used in this process; None where it can."""
+    if not has_ncnn():
+        return "ncnn is not installed (pip install ncnn)."
+    try:
+        import_ncnn()
+    except Exception as error:
+        return f"ncnn cannot be loaded ({type(error).__name__}: {error})."
+    return None
+
+
+def forget_loaded():
+    """Drop the networks that are in the memory of ncnn."""
+    with _lock:
+        _loaded.clear()
+
+
+class NcnnCut:
+    """A cut of a whole network, on ncnn.
+
+    Parameters
+    ----------
+    cut : OpenVINONetwork
+        The same on OpenVINO.
+    """
+
+    engine = "ncnn"
+
+    def __init__(self, cut):
+        self.spec = cut.spec
+        self.info = cut.info
+        self.is_lasting = cut.is_lasting
+        self.inspection = cut.inspection
+        self._cut = cut
+
+    def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
+        """Return an engine; all engines of a network share its weights."""
+        del dtype, precision
+        check_process()
+        return NcnnEngine(self._load(), n_threads, batch_size, n_callers)
+
+    def read(self):
+        """Return the cut as an OpenVINO model."""
+        return self._cut.read()
+
+    def reason_to_refuse(self):
+        """Return why ncnn must not compute this network; None where it may.
+
+        The first time it computes an image on both engines. The answer is kept on the disk.
+        Raises TranslationError where ncnn cannot compute it.
+        """
+        if not self.is_lasting:
+            return self._compare()
+        facts = [self.spec.fingerprint(), "ncnn", installed_version("ncnn")]
+        key = digest_of_text(json.dumps(facts))
+        with store.locked(key):
+            stored = store.read(key) or store.write(key, lambda _: self._compare())
+        return stored.record
+
+    def _compare(self):
+        pixels = sample_pixels(self.info.input_shape, 1)
+        rows = self._load().compute(pixels[0])
+        expected = []
+        OpenVINOEngine(self.read(), np.float32, "float32", 1, None).run(
+            [([0], pixels)], lambda _, found: expected.extend(np.array(row) for row in found)
+        )
+        worst = max(difference(row, other) for row, other in zip(rows, expected, strict=True))
+        if worst <= TOLERANCE:
+            return None
+        return (
+            f"ncnn's numbers for {describe(self.spec.source)} differ from OpenVINO's by "
+            f"{worst:.1e} of the largest (allowed: {TOLERANCE:.0e})."
+        )
+
+    def _load(self):
+        with _lock:
+            # This object is part of the key: as long as it is kept, no other gets its id.
+            if self not in _loaded:
+                while len(_loaded) >= _MAX_LOADED:
+                    _loaded.popitem(last=False)
+                _loaded[self] = NcnnNetwork(self.read())
+            _loaded.move_to_end(self)
+            return _loaded[self]
+
+
+def on_ncnn(cut, is_wanted):
+    """Return a cut on ncnn where it should run there.
+
+    Parameters
+    ----------
+    cut : OpenVINONetwork
+        A cut in float32.
+    is_wanted : bool
+        Whether the user asked for ncnn. Otherwise the rule of `winograd` decides.
+
+    Returns
+    -------
+    network : NcnnCut or None
+        None where it should stay on OpenVINO.
+    problem : str or None
+        Why ncnn does not compute it although it should.
+    """
+    if not is_wanted and not prefers_ncnn(cut.read()):
+        return None, None
+    problem = problem_of_ncnn()
+    if problem is not None:
+        return None, problem
+    network = NcnnCut(cut)
+    try:
+        problem = network.reason_to_refuse()
+    except TranslationError as error:
+        reason = f"ncnn cannot compute {describe(cut.spec.source)}: {error}."
+        return None, reason if is_wanted else None
+    return (network, None) if problem is None else (None, problem)
