@@ -24,6 +24,7 @@ from sklearn_cnnfeat._home import (
 from sklearn_cnnfeat._loop import thread_count
 from sklearn_cnnfeat._network.converter import has_gpu
 from sklearn_cnnfeat._network.keras_models import import_keras
+from sklearn_cnnfeat._network.ncnn_networks import problem_of_ncnn
 from sklearn_cnnfeat._network.networks import choose_engine
 from sklearn_cnnfeat._network.runtime import has_fast_bfloat16
 from sklearn_cnnfeat._network.spec import installed_version
@@ -35,7 +36,7 @@ from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 _DISTRIBUTION = "sklearn-cnnfeat"
 _DEPENDENCIES = (
     *("scikit-learn", "numpy", "scipy", "pandas", "polars", "pillow", "joblib", "tensorflow"),
-    *("keras", "openvino", "nncf", "onnx", "torch", "h5py", "matplotlib"),
+    *("keras", "openvino", "ncnn", "nncf", "onnx", "torch", "h5py", "matplotlib"),
 )
 # Variables that change what this package, or what it runs on, does.
 _VARIABLES = (
@@ -213,7 +214,16 @@ def _check_engine():
     if engine == "openvino":
         problem = _problem_of_openvino()
         if problem is None:
-            return "ok", "engine='auto' is OpenVINO on this machine"
+            problem = problem_of_ncnn()
+            if problem is None:
+                return "ok", (
+                    "engine='auto' is OpenVINO on this machine, and ncnn for networks that are "
+                    "mostly 3 x 3 convolutions"
+                )
+            return "note", (
+                f"engine='auto' is OpenVINO on this machine. {problem} VGG16 and networks like it "
+                "take twice as long without it."
+            )
         return "failed", (
             f"OpenVINO is installed but cannot be loaded ({problem}), so networks run on Keras. "
             "pip install --force-reinstall openvino may help."

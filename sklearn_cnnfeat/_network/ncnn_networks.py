@@ -62,6 +62,7 @@ class NcnnCut:
     def __init__(self, cut):
         self.spec = cut.spec
         self.info = cut.info
+        self.layers = cut.layers
         self.is_lasting = cut.is_lasting
         self.inspection = cut.inspection
         self._cut = cut
