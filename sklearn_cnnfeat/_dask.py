@@ -14,6 +14,7 @@ from itertools import islice
 
 import joblib
 import numpy as np
+import pandas as pd
 
 # Bytes of a pickled extractor that go through the scheduler. Dask itself warns from here on.
 _LARGEST_PICKLE = 10_000_000
@@ -78,6 +79,14 @@ def first_images(X):
         if len(first):
             break
     return first
+
+
+def without_rows(X):
+    """Return a table of the columns of a collection without its rows; None if it is no table."""
+    kind = _kind(X)
+    if kind == "bag" or X.ndim != 2:
+        return None
+    return np.empty((0, X.shape[1])) if kind == "array" else pd.DataFrame(columns=X.columns)
 
 
 def transform_lazily(extractor, X):

@@ -8,7 +8,6 @@ from numbers import Integral, Real
 from reprlib import repr as repr_
 
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
@@ -530,11 +529,9 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
                 f"set_output(transform={container!r}) makes a table in memory, and the features of "
                 "a Dask collection are a lazy Dask array. Use set_output(transform='default')."
             )
-        if hasattr(X, "columns"):
-            columns = pd.DataFrame(columns=X.columns)
-            validate_data(self, columns, skip_check_array=True, reset=False)
-        elif getattr(X, "ndim", 1) == 2:
-            validate_data(self, np.empty((0, X.shape[1])), skip_check_array=True, reset=False)
+        rows = _dask.without_rows(X)
+        if rows is not None:
+            validate_data(self, rows, skip_check_array=True, reset=False)
         return _dask.transform_lazily(replace(extractor_of(self), verbose=0), X)
 
     def __sklearn_is_fitted__(self):

@@ -81,7 +81,7 @@ def test_int8_beside_images_that_cannot_be_read(network, pictures, quantized, tm
     np.testing.assert_array_equal(np.isnan(rows).any(axis=1), [True, *[False] * 24, True])
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         clone(cnn).set_params(on_error="raise").fit([broken, *pictures])
-    with pytest.raises(ValueError, match=r"none of those .* can be read"):
+    with pytest.raises(ValueError, match=r"none of the calibration images can be read"):
         cnn.fit([broken])
 
 
@@ -103,7 +103,7 @@ def test_precompute_needs_a_calibration_of_its_own(network, pictures, tmp_path):
     from sklearn_cnnfeat import precompute
 
     cnn = CNNFeatureTransformer(network, "three", "avg", precision="int8", cache=tmp_path)
-    with pytest.raises(ValueError, match="differ from fold to fold: give images of its own"):
+    with pytest.raises(ValueError, match="differ from fold to fold. Give calibration=images"):
         precompute(cnn, pictures, verbose=0)
     cnn.set_params(calibration=pictures)
     assert precompute(cnn, pictures, verbose=0).n_computed == len(pictures)
