@@ -1,7 +1,6 @@
 """Photographs on disk as paths and labels, ready for a pipeline."""
 
 import os
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from sklearn.utils import Bunch
 from sklearn_cnnfeat._images.formats import EXTENSIONS
 from sklearn_cnnfeat._images.urls import is_url, local_path
 from sklearn_cnnfeat._text import first_few
+from sklearn_cnnfeat._warn import warn
 
 __all__ = ["load_image_folder", "load_image_table"]
 
@@ -98,11 +98,9 @@ def load_image_folder(path, *, extensions=EXTENSIONS):
             f"{', '.join(extensions)}."
         )
     if empty:
-        warnings.warn(
+        warn(
             f"{len(empty)} of the {len(folders)} subfolders of {path!r} hold no images and are "
             f"not classes: {first_few(empty)}.",
-            UserWarning,
-            stacklevel=2,
         )
     return _bunch(data, np.array(target), target_names, repr(path))
 

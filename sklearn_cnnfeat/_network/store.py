@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._home import make_private_folder, networks_folder
 from sklearn_cnnfeat._network.engines.openvino import GRAPH, NotWrittenError
 from sklearn_cnnfeat._network.spec import digest_of_text
+from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import ProgramWarning
 
 # Least recently used networks leave the disk when all of them together take more bytes than this.
@@ -88,10 +88,9 @@ def read(key):
 def discard(key, problem):
     """Remove a damaged network, with a warning."""
     folder = networks_folder() / key
-    warnings.warn(
+    warn(
         f"The compiled network in {folder} cannot be used ({problem}); it is compiled again.",
         ProgramWarning,
-        stacklevel=7,
     )
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -120,12 +119,11 @@ def write(key, make):
         try:
             return _write(key, make)
         except NotWrittenError as error:
-            warnings.warn(
+            warn(
                 f"The compiled network cannot be kept in {networks_folder()} ({error}); the next "
                 "process compiles it again. Set SKLEARN_CNNFEAT_HOME to a folder that can be "
                 "written to and has room.",
                 ProgramWarning,
-                stacklevel=7,
             )
     problems = []
     for parent in _temporary_folders():

@@ -103,7 +103,7 @@ def test_precompute_needs_a_calibration_of_its_own(network, pictures, tmp_path):
     from sklearn_cnnfeat import precompute
 
     cnn = CNNFeatureTransformer(network, "three", "avg", precision="int8", cache=tmp_path)
-    with pytest.raises(ValueError, match="differ from fold to fold. Give calibration=images"):
+    with pytest.raises(ValueError, match=r"differ from fold to fold\. Give calibration=images"):
         precompute(cnn, pictures, verbose=0)
     cnn.set_params(calibration=pictures)
     assert precompute(cnn, pictures, verbose=0).n_computed == len(pictures)
