@@ -22,6 +22,8 @@ _CHANNEL_AXES = {
     "ConvolutionBackpropData": (1,),
     "GroupConvolutionBackpropData": (0, 2),
 }
+# With these OpenVINO does not join what follows.
+_ON_THEIR_OWN = {"Concat", "MaxPool", "AvgPool", "Parameter"}
 # What is longer does not hold one number for each channel.
 _MOST_CHANNELS = 100_000
 
@@ -30,8 +32,8 @@ def fold_batch_normalization(model, outputs):
     """Fold batch normalization in `model`, in place, after the layout pass.
 
     Batch normalization right behind a convolution or a dense layer, whether one operation or
-    several with constants, goes into the kernel. Any other becomes one multiplication and one
-    addition.
+    several with constants, goes into the kernel. Any other becomes one multiplication, or a
+    convolution of each channel with one number, and one addition.
 
     Parameters
     ----------
@@ -165,7 +167,7 @@ class _Folding:
                 output = self._put(node, scaled.build())
             self._scaled[output] = scaled
         elif node.get_type_name() == "BatchNormInference":
-            self._put(node, _multiply_and_add(data, scale, shift))
+            self._put(node, _normalized(data, scale, shift))
 
     def _as_affine(self, node):
         """Return (data, scale, shift) if a node computes data * scale + shift from constants.
@@ -233,7 +235,19 @@ def _float32(values):
     return ops.constant(np.asarray(values, np.float32)).output(0)
 
 
-def _multiply_and_add(data, scale, shift):
+def _normalized(data, scale, shift):
+    """Return data * scale + shift with bits that do not depend on who else reads the data.
+
+    Behind a convolution, OpenVINO would multiply and add as the convolution ends, in two roundings,
+    if nobody else reads what is between, and in one rounding otherwise. A convolution of each
+    channel with one number is always on its own.
+    """
     ops = import_operations()
 
-    return ops.add(ops.multiply(data, _float32(scale)), _float32(shift)).output(0)
+    is_map = data.get_partial_shape().rank.get_length() == 4
+    if is_map and data.get_node().get_type_name() not in _ON_THEIR_OWN:
+        kernel = _float32(scale.reshape(-1, 1, 1, 1, 1))
+        scaled = ops.group_convolution(data, kernel, [1, 1], [0, 0], [0, 0], [1, 1])
+    else:
+        scaled = ops.multiply(data, _float32(scale))
+    return ops.add(scaled, _float32(shift)).output(0)

@@ -72,6 +72,7 @@ def run_openvino(name, folder):
 
     openvino = import_openvino()
     from sklearn_cnnfeat._network.folding import fold_batch_normalization
+    from sklearn_cnnfeat._network.identities import drop_identities
     from sklearn_cnnfeat._network.keras_openvino import convert
     from sklearn_cnnfeat._network.keras_openvino_layers import unsupported
     from sklearn_cnnfeat._network.layout import carry_transpositions
@@ -80,7 +81,8 @@ def run_openvino(name, folder):
     model, x = build(name)
     model.load_weights(folder / f"{name}.weights.h5")
     converted = convert(model, Source("zoo", name), x.shape[1:])
-    carried = carry_transpositions(converted.model, converted.outputs)
+    outputs = drop_identities(converted.model, converted.outputs)
+    carried = carry_transpositions(converted.model, outputs)
     orders = {path: order for path, (_, order) in carried.items()}
     held_by = {path: output for path, (output, _) in carried.items()}
     held_by = fold_batch_normalization(converted.model, held_by)
