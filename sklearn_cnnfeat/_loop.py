@@ -159,7 +159,7 @@ class Loop:
             yield from positions
             return
         chunks = _Chunks(self._write_known(positions))
-        for chunk, keys in self._prefetch(self._find_keys, chunks, self._n_threads + 1):
+        for chunk, keys in self._with_keys(chunks):
             found = self._store.find(keys)
             chunks.adapt(all_found=None not in found)
             for i, key, rows in zip(chunk, keys, found, strict=True):
@@ -189,6 +189,17 @@ class Loop:
                     self._sink.write(i, rows)
                     self._bar.update()
         return others
+
+    def _with_keys(self, chunks):
+        """Yield chunks with the keys of their images, which threads find once one is unknown."""
+        chunks = iter(chunks)
+        for chunk in chunks:
+            keys = [self._images.known_key(i) for i in chunk]
+            if None in keys:
+                chunks = chain([chunk], chunks)
+                yield from self._prefetch(self._find_keys, chunks, self._n_threads + 1)
+                return
+            yield chunk, keys
 
     def _find_keys(self, chunk):
         keys = []

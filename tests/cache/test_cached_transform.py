@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def test_rows_are_the_same_bits(cnn, files, computed, layer, pooling):
     np.testing.assert_array_equal(first, expected)
     np.testing.assert_array_equal(again, expected)
     assert first.dtype == again.dtype == np.float32
+
+
+def test_known_files_need_no_threads(cnn, files, monkeypatch):
+    monkeypatch.setattr("sklearn_cnnfeat._images.keys._SETTLED_NS", 0)
+    rows = cnn.fit_transform(files)
+
+    def submit(*_):
+        raise AssertionError("a thread is started although all rows are known")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    np.testing.assert_array_equal(cnn.transform(files), rows)
 
 
 def test_only_new_images_are_computed(cnn, files, computed):
