@@ -13,7 +13,7 @@ _ACTIVATIONS = {"Activation", "Softmax"}
 _MODELS = {"Functional", "Sequential"}
 _INACTIVE = {
     *("Dropout", "SpatialDropout2D", "GaussianDropout", "AlphaDropout", "GaussianNoise"),
-    *("Identity", "Flatten"),
+    "Identity",
 }
 # The same layer in Keras, PyTorch and ONNX.
 _CLASSIFIERS = {"Dense", "Linear", "Gemm", "MatMul"}

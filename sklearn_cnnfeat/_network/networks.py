@@ -30,7 +30,12 @@ from sklearn_cnnfeat._network.layers import STRIDES, find_at_stride, find_layer,
 from sklearn_cnnfeat._network.model_files import inspect_again, inspection_of
 from sklearn_cnnfeat._network.pooling import needs_fixed_size, pooled_shape
 from sklearn_cnnfeat._network.record import NetworkRecord
-from sklearn_cnnfeat._network.runtime import check_process, has_openvino, supports_bfloat16
+from sklearn_cnnfeat._network.runtime import (
+    check_openvino,
+    check_process,
+    has_openvino,
+    supports_bfloat16,
+)
 from sklearn_cnnfeat._network.spec import (
     NETWORK_FORMAT,
     Head,
@@ -166,6 +171,7 @@ def forget_networks():
         _networks.clear()
         _compiled.clear()
     ncnn_networks.forget_loaded()
+    check_openvino.cache_clear()
 
 
 def open_whole(source, input_size, model=None, announce=None):
@@ -584,6 +590,10 @@ def _open(spec, wanted, engine, model, announce, calibrate):
 
 
 def _open_openvino(spec, model, announce, calibrate):
+    try:
+        check_openvino()
+    except Exception as error:
+        raise EngineError(f"OpenVINO does not work here: {first_line(error)}.") from error
     whole = open_whole(spec.source, spec.input_size, model, announce)
     if whole.record.reason is not None:
         raise EngineError(whole.record.reason)

@@ -52,6 +52,15 @@ def has_openvino():
     return importlib.util.find_spec("openvino") is not None
 
 
+@lru_cache(maxsize=1)
+def check_openvino():
+    """Compile something small: raise where OpenVINO is installed and does not work here."""
+    operations = import_operations()
+    pixel = operations.parameter([1], float, name="pixel")
+    network = import_openvino().Model([operations.negative(pixel)], [pixel])
+    import_openvino().Core().compile_model(network, "CPU")
+
+
 def supports_bfloat16():
     """Whether this processor computes bfloat16 in hardware."""
     openvino = import_openvino()

@@ -749,7 +749,7 @@ def test_debug_shows_where(here, cnnfeat):
     code, _, messages = cnnfeat("layers", "nothing.keras", "--debug")
     assert code == 1
     assert "Traceback" in messages
-    assert "_transformer.py" in messages
+    assert "_parameters.py" in messages
 
 
 def test_unexpected_error_asks_for_a_report(cnnfeat, monkeypatch):

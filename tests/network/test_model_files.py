@@ -604,6 +604,9 @@ def test_skops_saves_a_fitted_pipeline(tmp_path):
     package = "sklearn_cnnfeat."
     assert {name.removeprefix(package) for name in unknown} == {
         "_transformer.CNNFeatureTransformer",
+        "_extractor.Extractor",
+        "_extractor.Reading",
+        "_images.spec.ImageSpec",
         "_network.spec.Head",
         "_network.spec.NetworkInfo",
         "_network.spec.NetworkSpec",

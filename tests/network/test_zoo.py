@@ -276,6 +276,8 @@ def downloads(no_network, monkeypatch):
         return publish(model, no_network / cache_subdir / fname)
 
     monkeypatch.setattr(file_utils, "get_file", get_file)
+    # Here, where the patch holds, and not in the process of Keras.
+    monkeypatch.setattr(converter, "download_weights", keras_models.download_weights)
     return calls
 
 
