@@ -27,7 +27,7 @@ from _common import (
 from PIL import Image, JpegImagePlugin
 
 from sklearn_cnnfeat._images import ImageSpec, as_images
-from sklearn_cnnfeat._images.damage import expose_cuts
+from sklearn_cnnfeat._images.jpeg import expose_cuts
 from sklearn_cnnfeat.exceptions import ImageError
 
 SPEC = ImageSpec(None, None, 3)
