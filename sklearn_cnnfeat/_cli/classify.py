@@ -86,7 +86,9 @@ from sklearn_cnnfeat._csv import csv_writer
     metavar="SCORE",
     help="One of scikit-learn's scores, such as balanced_accuracy or f1_macro.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffling.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed for shuffling the folds."
+)
 @click.option(
     "--on-error",
     type=click.Choice(["raise", "skip"]),
@@ -233,7 +235,7 @@ def _keep(pipeline, output, forget_cache):
     help="Stop at an image that cannot be read, or leave it out.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object a line, in place of CSV."
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line instead of CSV."
 )
 @saved_cache_option
 @progress_option
@@ -293,7 +295,12 @@ def predict(model, images, on_error, as_json, cache_folder, progress):
     help="'exact' adds up to the decision and needs a linear classifier; 'occlusion' covers "
     "patches of the picture and works with all.",
 )
-@click.option("--patch-size", type=click.IntRange(min=1), metavar="PIXELS", help="Of occlusion.")
+@click.option(
+    "--patch-size",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Size of the patch for occlusion.",
+)
 @saved_cache_option
 def why(model, image, output, target, method, patch_size, cache_folder):
     """Draw which parts of a picture a saved pipeline decided by.

@@ -54,20 +54,20 @@ _COMPUTING = ("precision", "decode", "engine")
 @click.option(
     "--format",
     type=click.Choice(["parquet", "npy", "zarr"]),
-    help="Of the file.  [default: by its suffix]",
+    help="Format of the file.  [default: by its suffix]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Of the numbers in the file.",
+    help="Type of the numbers in the file.",
 )
 @click.option(
     "--files-from",
     type=click.File(encoding="utf-8", errors="surrogateescape"),
     metavar="FILE",
-    help="Read the paths of images from a file, one a line; - is the standard input.",
+    help="Read the paths of images from a file, one per line; - is the standard input.",
 )
 @click.option(
     "--on-error",
@@ -79,16 +79,18 @@ _COMPUTING = ("precision", "decode", "engine")
 @click.option(
     "--retry-errors",
     is_flag=True,
-    help="Of a finished file, try the images again that could not be read.",
+    help="Try unreadable images of a finished file again.",
 )
-@click.option("--cache", is_flag=True, help="Look features up in the cache, and keep them there.")
+@click.option(
+    "--cache", is_flag=True, help="Read features from the cache, and write new ones to it."
+)
 @cache_folder_option
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16", "int8"]),
     default="float32",
     show_default=True,
-    help="Of the network's arithmetic: lower is faster.",
+    help="Precision of the network's arithmetic: lower is faster.",
 )
 @click.option(
     "--decode",
@@ -104,13 +106,13 @@ _COMPUTING = ("precision", "decode", "engine")
     show_default=True,
     help="What runs the network.",
 )
-@click.option("--part-size", type=click.IntRange(min=1), metavar="N", help="Images a part.")
+@click.option("--part-size", type=click.IntRange(min=1), metavar="N", help="Images per shard.")
 @click.option("-j", "--jobs", type=int, metavar="N", help="Threads.  [default: all cores]")
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Let the workers of a Dask cluster compute, such as tcp://node1:8786. They see the same "
-    "folders.",
+    help="Address of a Dask scheduler whose workers compute, such as tcp://node1:8786. They must "
+    "see the same folders.",
 )
 @progress_option
 def extract(
@@ -132,8 +134,8 @@ def extract(
     images lie in subfolders, the names of these are kept as labels. OUTPUT is a table for pandas,
     polars and others (.parquet), a NumPy array with a table beside it (.npy), or .zarr.
 
-    Memory does not depend on how many images there are. After an interruption of any kind, the
-    same command goes on where it was.
+    Memory does not depend on the number of images. After an interruption of any kind, the same
+    command continues where it stopped.
 
     \b
     Examples:
@@ -177,12 +179,14 @@ def _named_images(photos, files_from):
 
 @command()
 @click.argument("pattern", required=False)
-@click.option("-l", "--long", is_flag=True, help="Show what is known of each.")
+@click.option(
+    "-l", "--long", is_flag=True, help="Show input size, layers, preprocessing and weights of each."
+)
 @table_options
 def models(pattern, long, style):
-    """List the networks that are known by name.
+    """List the networks that are available by name.
 
-    PATTERN may hold * and ?; without any, it is looked for anywhere in the names.
+    PATTERN may hold * and ?; without them, it matches anywhere in the names.
 
     \b
     Examples:
@@ -194,7 +198,7 @@ def models(pattern, long, style):
     names = list_models(pattern)
     if not names:
         raise click.ClickException(
-            f"No network is called {pattern!r}; 'cnnfeat models' lists all names."
+            f"No network matches {pattern!r}; 'cnnfeat models' lists all names."
         )
     if not long and style is None:
         show("\n".join(names))

@@ -15,7 +15,7 @@ from sklearn_cnnfeat._home import networks_folder
 
 @group()
 def cache():
-    """Look after the features that are kept on disk."""
+    """Inspect, verify or clear the feature cache."""
 
 
 folder_option = click.option(
@@ -23,7 +23,7 @@ folder_option = click.option(
     "--cache-folder",
     "folder",
     type=click.Path(exists=True, file_okay=False),
-    help="Of the cache.  [default: the user's cache folder]",
+    help="Folder of the cache.  [default: the user's cache folder]",
 )
 
 
@@ -39,7 +39,7 @@ def _open_cache(folder):
 @folder_option
 @table_options
 def info(folder, style):
-    """Tell how much the cache holds.
+    """Show how much the cache holds.
 
     \b
     Example:
@@ -105,7 +105,7 @@ def clear(folder, networks, yes):
         )
     if not yes:
         if not sys.stdin or not sys.stdin.isatty():
-            raise click.UsageError(f"{question}? Nobody can be asked here: --yes says so.")
+            raise click.UsageError(f"{question}? Nobody can be asked here: --yes confirms it.")
         if not click.confirm(f"{question}?", err=True):
             raise click.ClickException("Nothing was removed.")
     store.clear()
@@ -118,7 +118,7 @@ def clear(folder, networks, yes):
 
 @group()
 def weights():
-    """Carry published weights to machines without internet."""
+    """Pack published weights for machines without internet."""
 
 
 @weights.command()
@@ -129,7 +129,7 @@ def weights():
     required=True,
     type=click.Path(file_okay=False),
     metavar="FOLDER",
-    help="Where to. Files of earlier calls stay.",
+    help="Folder to write to. Files of earlier calls stay.",
 )
 @click.option(
     "--classifier",

@@ -145,13 +145,13 @@ weights_option = click.option(
     show_default=True,
     callback=_weights,
     metavar="imagenet|random|FILE",
-    help="Of a network by name. ImageNet's are downloaded the first time.",
+    help="Weights of a network by name. ImageNet weights are downloaded the first time.",
 )
 input_size_option = click.option(
     "--input-size",
     type=click.IntRange(min=1),
     metavar="PIXELS",
-    help="Height and width that images are brought to.  [default: the network's own]",
+    help="Height and width that images are resized to.  [default: the network's own]",
 )
 cache_folder_option = click.option(
     "--cache-folder",
@@ -159,7 +159,7 @@ cache_folder_option = click.option(
     "cache_folder",
     type=click.Path(file_okay=False, resolve_path=True),
     metavar="FOLDER",
-    help="Where features are kept.  [default: the user's cache folder]",
+    help="Folder of the feature cache.  [default: the user's cache folder]",
 )
 saved_cache_option = click.option(
     "--cache-folder",
@@ -178,8 +178,7 @@ progress_option = click.option(
 trusted_option = click.option(
     "--trusted",
     is_flag=True,
-    help="Load a model file although it holds code: only if you would run a program from whoever "
-    "made it.",
+    help="Load a file that contains custom code. Use only for files that you trust.",
 )
 
 
@@ -191,7 +190,7 @@ def picture_option(default):
         type=PICTURE,
         default=default,
         show_default=True,
-        help="The picture to write: .png, .pdf, .svg, .jpg or .webp.",
+        help="Picture to write: .png, .pdf, .svg, .jpg or .webp.",
     )
 
 
@@ -205,7 +204,7 @@ _resize_option = click.option(
     type=_RESIZES,
     default="stretch",
     show_default=True,
-    help="What happens to images of another shape.",
+    help="How images of another shape are resized.",
 )
 _resizes_option = click.option(
     "--resize",
@@ -235,8 +234,8 @@ def _with_network(function, resize_option):
             type=click.Choice(["auto", "caffe", "tf", "torch", "rescale", "none"]),
             default="auto",
             show_default=True,
-            help="What pixels go through. 'auto' is right for networks by name; for a model file "
-            "it is none.",
+            help="Preprocessing of the pixels. 'auto' is right for networks by name; for a model "
+            "file it is none.",
         ),
         resize_option,
         input_size_option,

@@ -40,7 +40,7 @@ from sklearn_cnnfeat._cli.options import (
     type=click.Choice(["channel", "shared"]),
     default="channel",
     show_default=True,
-    help="Each channel on a scale of its own, or all on one.",
+    help="Each channel on its own scale, or all on one.",
 )
 @click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Maps side by side.")
 @click.option(
@@ -48,7 +48,7 @@ from sklearn_cnnfeat._cli.options import (
 )
 @click.option("--cmap", default="viridis", show_default=True, help="A color map of matplotlib.")
 def maps(images, output, layers, combine, overlay, columns, **settings):
-    """Draw what the layers of a network make of pictures.
+    """Draw the feature maps of pictures.
 
     \b
     Examples:

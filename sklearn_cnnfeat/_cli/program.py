@@ -37,8 +37,7 @@ class _Program(Group):
 )
 @click.version_option(sklearn_cnnfeat.__version__, prog_name="cnnfeat")
 def program():
-    """Turn photographs into features from any layer of any convolutional network, and classify
-    them by these.
+    """Turn photographs into features from any layer of a CNN, and classify them.
 
     \b
     The main job, for a folder of photographs with one subfolder per class:
