@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from sklearn_cnnfeat._network.timm_models import PREFIX, list_timm_models
+
 _STORE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _OLD_STORE = "https://storage.googleapis.com/keras-applications/"
 
@@ -248,7 +250,8 @@ def list_models(pattern=None):
     ----------
     pattern : str, default=None
         Shell-style pattern (``*``, ``?``, ``[...]``), matched without regard to case. None lists
-        all.
+        all. A pattern that begins with ``"timm/"`` lists timm's networks with the tags of their
+        weights, where timm is installed.
 
     Returns
     -------
@@ -272,6 +275,8 @@ def list_models(pattern=None):
     >>> list_models("mobilenet_v3*")
     ['mobilenet_v3_large', 'mobilenet_v3_small']
     """
+    if pattern is not None and pattern.startswith(PREFIX):
+        return list_timm_models(pattern)
     names = sorted(_ARCHITECTURES)
     if pattern is None:
         return names
