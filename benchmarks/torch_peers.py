@@ -39,9 +39,7 @@ class Embetter:
         self._encoder.name = name
         self._encoder.encode_predictions = False
         self._encoder.model = timm.create_model(name, num_classes=0).eval()
-        config = timm.data.resolve_data_config(
-            self._encoder.model.pretrained_cfg, model=self._encoder.model
-        )
+        config = timm.data.resolve_data_config({}, model=self._encoder.model)
         self._encoder.config = config
         self._encoder.transform_img = timm.data.transforms_factory.create_transform(**config)
 

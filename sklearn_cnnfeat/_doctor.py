@@ -23,6 +23,7 @@ from sklearn_cnnfeat._home import (
 )
 from sklearn_cnnfeat._loop import thread_count
 from sklearn_cnnfeat._network.converter import has_gpu
+from sklearn_cnnfeat._network.foreign import describe_device
 from sklearn_cnnfeat._network.keras_models import import_keras
 from sklearn_cnnfeat._network.ncnn_networks import problem_of_ncnn
 from sklearn_cnnfeat._network.networks import choose_engine
@@ -106,6 +107,7 @@ def _facts():
         },
         "Computing": {
             "engine='auto'": choose_engine(),
+            "engine='torch'": describe_device(),
             "cores": joblib.cpu_count(),
             "threads with n_jobs=None": thread_count(None),
         },

@@ -4,6 +4,7 @@ What is known of them before they run, what identifies them, and their conversio
 networks of timm are converted in a process of their own, modules where they are.
 """
 
+import importlib.util
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -18,7 +19,7 @@ from sklearn_cnnfeat._network.keras_models import is_keras_model
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.layout import carry_transpositions
 from sklearn_cnnfeat._network.onnx_files import read_onnx
-from sklearn_cnnfeat._network.process import KerasProcess, limited_memory
+from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError, limited_memory
 from sklearn_cnnfeat._network.record import NetworkRecord
 from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.spec import (
@@ -151,6 +152,21 @@ def choose_engine(source):
     from sklearn_cnnfeat._network.engines.torch_engine import find_device
 
     return "torch" if find_device().type == "cuda" else "openvino"
+
+
+def describe_device():
+    """Return what ``engine="torch"`` computes on, found out in a process of its own."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    from sklearn_cnnfeat._network.engines.torch_engine import describe_device
+
+    process = KerasProcess({})
+    try:
+        return process.run(describe_device)
+    except (ImportError, ProcessEndedError, RuntimeError) as error:
+        return f"PyTorch cannot be used ({error})"
+    finally:
+        process.close()
 
 
 # --- facts ----------------------------------------------------------------------------------------

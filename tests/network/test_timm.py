@@ -25,7 +25,7 @@ TOLERANCE = 5e-6
 # Two of each of fifteen families, the smallest, at sizes that take little time.
 NETWORKS = [
     *[("resnet18", (64, 96)), ("resnetv2_50", (64, 96))],
-    *[("vgg11", (64, 64)), ("vgg11_bn", (64, 64))],
+    *[("vgg11", (64, 96)), ("vgg11_bn", (64, 96))],
     *[("densenet121", (64, 96)), ("densenetblur121d", (64, 96))],
     *[("efficientnet_b0", (64, 96)), ("tf_efficientnetv2_b0", (64, 96))],
     *[("mobilenetv3_small_050", (64, 96)), ("mobilenetv3_large_100", (64, 96))],

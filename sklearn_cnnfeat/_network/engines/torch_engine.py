@@ -32,6 +32,14 @@ def find_device():
     return torch.device("cpu")
 
 
+def describe_device():
+    """Return the name of the device, with that of the GPU."""
+    device = find_device()
+    if device.type != "cuda":
+        return device.type
+    return f"cuda, {import_torch().cuda.get_device_name(device)}"
+
+
 class TorchEngine:
     """A PyTorch module, some layers of it, on one device.
 
