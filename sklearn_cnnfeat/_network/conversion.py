@@ -32,6 +32,7 @@ from sklearn_cnnfeat._network.process import limited_memory
 from sklearn_cnnfeat._network.record import NetworkRecord
 from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.spec import Head, Source, describe
+from sklearn_cnnfeat._network.tokens import with_grids
 from sklearn_cnnfeat._network.zoo import find_architecture
 
 # Largest difference to the framework's own numbers, relative to the largest of them, that is put
@@ -132,7 +133,7 @@ def describe_model(model, source, input_size):
     """Return the record of a Keras model, without what only its conversion tells."""
     shape = _choose_input_shape(check_input(model, describe(source)), source, input_size)
     return NetworkRecord(
-        layers=tuple(list_layers(model, source, None if input_size is None else shape[:2])),
+        layers=with_grids(list_layers(model, source, None if input_size is None else shape[:2])),
         n_layers=_count_layers(model, source),
         input_shape=shape,
         last=_last_of_named(model, source),

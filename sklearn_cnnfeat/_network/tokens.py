@@ -1,6 +1,6 @@
 """Tokens of transformers as features: which of them are patches, and where they lie."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,20 @@ def find_grid(n_tokens, maps, n_prefix=None):
         if n_others == n_prefix or (n_prefix is None and 0 <= n_others <= _MOST_PREFIX):
             return TokenGrid(n_others, height, width)
     return None
+
+
+def with_grids(layers):
+    """Return layers in the order of computation, those that give tokens with their grids."""
+    maps, found = [], []
+    for layer in layers:
+        shape = layer.shape
+        if shape is not None and None not in shape:
+            if len(shape) == 3:
+                maps.append(shape[:2])
+            elif len(shape) == 2:
+                layer = replace(layer, grid=find_grid(shape[0], maps))
+        found.append(layer)
+    return tuple(found)
 
 
 # DINOv2 has one class token and four registers; some networks distill with one more.

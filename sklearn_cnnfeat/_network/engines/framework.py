@@ -75,7 +75,14 @@ def part_of(model, source, info, preprocessing):
     outputs = []
     for head in info.heads:
         maps = keras.ops.cast(tensors[head.layer], "float32")
-        if first and len(head.map_shape) == 3:
+        if head.grid is not None:
+            start, stop = head.grid.tokens_of(head.pooling)
+            maps = maps[:, start:stop]
+            if head.pooling == "cls":
+                outputs.append(keras.ops.reshape(maps, (-1, head.map_shape[-1])))
+                continue
+            maps = keras.ops.reshape(maps, (-1, *head.map_shape))
+        elif first and len(head.map_shape) == 3:
             maps = keras.ops.transpose(maps, (0, 2, 3, 1))
         outputs.append(pool(maps, head.pooling, head.map_shape, Operations))
     return keras.Model(pixels, outputs)
