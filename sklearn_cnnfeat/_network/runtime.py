@@ -55,10 +55,10 @@ def has_openvino():
 @lru_cache(maxsize=1)
 def check_openvino():
     """Compile something small: raise where OpenVINO is installed and does not work here."""
-    operations = import_operations()
-    pixel = operations.parameter([1], float, name="pixel")
-    network = import_openvino().Model([operations.negative(pixel)], [pixel])
-    import_openvino().Core().compile_model(network, "CPU")
+    openvino, operations = import_openvino(), import_operations()
+    pixel = operations.parameter([1], openvino.Type.f32, name="pixel")
+    network = openvino.Model([operations.negative(pixel)], [pixel])
+    openvino.Core().compile_model(network, "CPU")
 
 
 def supports_bfloat16():
