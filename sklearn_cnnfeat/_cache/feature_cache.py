@@ -77,8 +77,10 @@ class FeatureCache:
     -----
     The file is ``features.sqlite``. Copy it while no one writes to move or to share a cache; take
     caches only from those you trust, for the checksums tell damage, not forgery.
-    A file of a later format, or of another program, is left as it is and not used. A damaged one
-    is renamed to ``features.sqlite.corrupt-1`` (2, 3, ...) and a new one begun.
+    A file of a later format, or of another program, or without a header that says whose it is, is
+    left as it is and not used. A damaged cache is renamed to ``features.sqlite.corrupt-1``
+    (2, 3, ...) and a new one begun. Up to 64 MiB of rows that were read lately stay in memory until
+    another process writes to the file.
 
     A cache is pickled and compared by its settings, and its copy is the cache itself, so that
     cloned estimators share it. Threads may share it too; a forked process opens the file anew.
@@ -251,7 +253,7 @@ class FeatureCache:
         self._attempt(write)
 
     def contains_many(self, recipe, digests):
-        """Tell which rows are stored, without reading them.
+        """Find out which rows are stored, without reading them.
 
         Parameters
         ----------
@@ -279,7 +281,7 @@ class FeatureCache:
         return found
 
     def info(self):
-        """Tell what is stored.
+        """Count what is stored.
 
         Returns
         -------

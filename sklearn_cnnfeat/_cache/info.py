@@ -16,7 +16,7 @@ class CacheInfo:
     max_bytes : int
         The limit on `bytes`.
     rows : int
-        Number of rows: one an image and recipe.
+        Number of rows: one per image and recipe.
     bytes : int
         Bytes in use, bookkeeping included.
     file_bytes : int

@@ -43,10 +43,11 @@ def extract(
 ):
     """Compute the features of images into a file, in bounded memory, resumed where it was left.
 
-    Rows are in the order of `X`. They are collected in closed parts in a folder beside the file
-    (its name and ``.parts``), which becomes the file at the end. After a crash, a kill, a full disk
-    or Ctrl-C the same call goes on where it was, and the file is the same, byte for byte, as that
-    of a run without interruption. When the file is finished the same call computes nothing.
+    Rows are in the order of `X`. They are collected in shards in a folder beside the file (its name
+    and ``.parts``), which become the file at the end. After a crash, a kill, a full disk or Ctrl-C
+    the same call resumes, and the file is the same, byte for byte, as that of a run without
+    interruption. When the file is finished, the same call computes nothing; when pieces of it are
+    missing, it is recomputed.
 
     Parameters
     ----------
@@ -61,14 +62,14 @@ def extract(
         The file: ``.parquet``, ``.npy`` or ``.zarr``. Its folder must exist.
 
     transformer : CNNFeatureTransformer or Pipeline, default=None
-        What computes the features. One that is not fitted is fitted on `X`; it is not changed. None
-        stands for ``CNNFeatureTransformer()``. Its `on_error` and `verbose` do not count: those of
-        this function do. A pipeline begins with one, and its other steps are fitted (a PCA, say) or
+        What computes the features. A copy of one that is not fitted is fitted on `X`. None stands
+        for ``CNNFeatureTransformer()``. Its `on_error` and `verbose` are ignored in favor of those
+        of this function. A pipeline begins with one, and its other steps are fitted (a PCA, say) or
         need no fit; they transform row by row.
 
     target : array-like of shape (n_images,), default=None
-        A label for each image, text or numbers, to be kept beside the features. None takes those
-        of a folder or a Bunch.
+        A label for each image, text or numbers, kept beside the features. None takes those of a
+        folder or a Bunch.
 
     format : {"parquet", "npy", "zarr"}, default=None
         None goes by the suffix of `to`. See the Notes.
@@ -77,23 +78,23 @@ def extract(
         Of the features in the file. ``"float16"`` halves it and keeps three digits.
 
     part_size : int, default=None
-        Images in a part. At most two parts are computed again after a kill. None takes 256, or
-        fewer where their rows would take more than 16 MiB.
+        Images per shard. At most two shards are recomputed after a kill. None takes 256, or fewer
+        where their rows would take more than 16 MiB.
 
     on_error : {"raise", "skip", "nan"}, default="raise"
-        What an image that cannot be read does: raise an error that names it (what is computed is
-        kept), be left out of the file, or get a row of NaN. ``"skip"`` and ``"nan"`` list all
-        failed images in a table beside the file, its name and ``.errors.csv``.
+        What happens to unreadable images: an error names the first one (what is computed is kept),
+        they are left out of the file, or their rows are NaN. ``"skip"`` and ``"nan"`` list them in
+        a table beside the file (its name and ``.errors.csv``).
 
     retry_errors : bool, default=False
-        Whether images that failed in an earlier call are computed again.
+        Whether images that were unreadable in an earlier call are computed now.
 
     client : dask.distributed.Client or str, default=None
         A Dask cluster, or the address of its scheduler (``"tcp://scheduler:8786"``), that computes
-        the parts, one a task, each on one core (``pip install "sklearn-cnnfeat[dask]"``). Its
-        workers read the images and write the parts themselves: `X` must hold paths or URLs, and
-        the folders must be there for them under the same names. A part whose worker dies is
-        computed by another. The file is the same, byte for byte.
+        the shards, one per task, each on one core (``pip install "sklearn-cnnfeat[dask]"``). Its
+        workers read the images and write the shards themselves: `X` must hold paths or URLs, and
+        they must find the folders under the same names. A shard whose worker dies is computed by
+        another. The file is the same, byte for byte.
 
     verbose : int, default=1
         1 shows a progress bar, 0 nothing.
@@ -122,8 +123,8 @@ def extract(
     FileExistsError
         If `to` is something else.
     ValueError
-        If what is at `to`, finished or not, comes from other images or settings. The message says
-        what has changed. Nothing is ever mixed.
+        If what is at `to`, finished or not, comes from other images or settings (the message says
+        what has changed; nothing is ever mixed), or its manifest is damaged.
     RuntimeError
         If another process is extracting to the same file.
     OSError
@@ -160,11 +161,11 @@ def extract(
     `path` and `label` are there where they are known. While the file is put together, the disk
     holds the features twice.
 
-    Settings that change a number are part of what is checked, and so are the versions of what
-    decodes images and runs the network, the names and labels of all images, and the size and time
-    of files that are computed already. A function of your own (a callable `pooling` or
-    `preprocessing`) is recognised by its name, its code and the values that it holds (defaults, a
-    closure, arguments of `functools.partial`, attributes), not by the functions that it calls.
+    A run resumes only with the same settings, versions of what decodes images and runs the network,
+    names and labels of all images, and sizes and times of the files that are computed already. A
+    user-defined callable (`pooling` or `preprocessing`) is recognized by its name, its code and the
+    values that it holds (defaults, a closure, arguments of `functools.partial`, attributes), not by
+    the functions that it calls.
 
     Examples
     --------
