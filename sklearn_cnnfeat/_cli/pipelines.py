@@ -82,15 +82,16 @@ def search_folder(
     paths, names = photos.data, np.array(photos.target_names)[photos.target]
     _check_classes(names, folds)
     pipeline = Pipeline([("cnn", cnn), ("scale", StandardScaler()), ("classifier", SVC())])
+    grid = {
+        "cnn__layer": list(layers),
+        "cnn__pooling": list(poolings),
+        "cnn__resize": list(resizes),
+        "classifier": CLASSIFIERS[classifier],
+        "classifier__C": list(costs),
+    }
     search = GridSearchCV(
         pipeline,
-        {
-            "cnn__layer": list(layers),
-            "cnn__pooling": list(poolings),
-            "cnn__resize": list(resizes),
-            "classifier": CLASSIFIERS[classifier],
-            "classifier__C": list(costs),
-        },
+        grid,
         refit=_simplest,
         cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
         scoring=scoring,
@@ -99,21 +100,15 @@ def search_folder(
     )
     report = precompute(search, paths, verbose=verbose)
     if report.n_unreadable:
-        readable = _readable(cnn, layers[0], poolings[0], paths)
+        settings = {"layer": layers[0], "pooling": poolings[0], "resize": resizes[0]}
+        readable = _readable(clone(cnn).set_params(verbose=0, **settings), paths)
         paths, names = paths[readable], names[readable]
         _check_classes(names, folds)
     # What is left can be read; a file that breaks later must not become a row of NaN.
     search.estimator = pipeline.set_params(cnn__on_error="raise")
     n_fits = len(ParameterGrid(search.param_grid)) * folds
     if n_jobs not in (None, 1):
-        # A terminal interrupts all processes; only this one knows what to do about it.
-        deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-        try:
-            with joblib.parallel_config("loky", **deaf):
-                return search.fit(paths, names)
-        finally:
-            # Or they would outlive an interrupt, and complain.
-            get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+        return _fit_in_processes(search, paths, names)
     with progress(n_fits, "cross-validation", verbose, unit="fit") as bar:
 
         def counting(estimator, X, y):
@@ -124,6 +119,17 @@ def search_folder(
     # The function belongs to this call; a search that is kept has the name.
     search.scoring, search.scorer_ = scoring, score
     return search
+
+
+def _fit_in_processes(search, paths, names):
+    # A terminal interrupts all processes; only this one knows what to do about it.
+    deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    try:
+        with joblib.parallel_config("loky", **deaf):
+            return search.fit(paths, names)
+    finally:
+        # Or they would outlive an interrupt, and complain.
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 def _simplest(results):
@@ -167,9 +173,8 @@ def _check_classes(names, folds):
         )
 
 
-def _readable(cnn, layer, pooling, paths):
+def _readable(cnn, paths):
     """Tell which photographs can be read, from the cache for those that can."""
-    cnn = clone(cnn).set_params(layer=layer, pooling=pooling, verbose=0)
     readable = []
     with warnings.catch_warnings():
         # They have been listed already.

@@ -171,18 +171,7 @@ class FeatureMapDisplay:
         _check_number(len(X), layer or transformer.layer, combine)
         extractor, images, maps = compute_maps(transformer, X, layer)
         layers = extractor.layers
-        for name, values in zip(layers, maps, strict=True):
-            if values.ndim == 2 and (combine is not None or overlay):
-                raise ValueError(
-                    f"Layer {name!r} gives a vector of {values.shape[1]} numbers, no maps to "
-                    "combine or to lay over the picture. Choose a layer with maps "
-                    "(layer_summary(model) lists shapes), or leave combine and overlay out."
-                )
-        if overlay and combine is None:
-            raise ValueError(
-                "overlay=True lays one map over the picture: say how to get it from the channels, "
-                "for example combine='mean'."
-            )
+        _check_fusion(layers, maps, combine, overlay)
         most = MOST_TILES if combine is None else max(values.shape[-1] for values in maps)
         chosen = [
             # A vector is one picture, of all its numbers.
@@ -364,4 +353,20 @@ def _check_number(n_images, layers, combine):
             f"{n_images} images are more than one figure can show: at most {_MOST_LINES}, or "
             f"{_MOST_MAPS} where one layer is fused into one map (combine='mean'). Pass fewer "
             f"images, such as image[:{most}], and call again for the others."
+        )
+
+
+def _check_fusion(layers, maps, combine, overlay):
+    """Raise where there is nothing to be fused, or no fused map to be laid over the picture."""
+    for name, values in zip(layers, maps, strict=True):
+        if values.ndim == 2 and (combine is not None or overlay):
+            raise ValueError(
+                f"Layer {name!r} gives a vector of {values.shape[1]} numbers, no maps to "
+                "combine or to lay over the picture. Choose a layer with maps "
+                "(layer_summary(model) lists shapes), or leave combine and overlay out."
+            )
+    if overlay and combine is None:
+        raise ValueError(
+            "overlay=True lays one map over the picture: say how to get it from the channels, "
+            "for example combine='mean'."
         )
