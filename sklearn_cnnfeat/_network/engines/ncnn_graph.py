@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _MAGIC = 7767517
+# Of a sum over few channels Winograd's transformations round off twice as much as the sum itself:
+# such layers, like the first of a network, are computed directly.
+MIN_CHANNELS = 16
+_NO_WINOGRAD = 64
 # Order of the axes of maps in memory.
 MAPS = ("c", "h", "w")
 # What Permute calls the order (column, row, channel) of its output.
@@ -187,9 +191,14 @@ def is_winograd(layer):
     """Whether ncnn computes a layer by Winograd's convolution."""
     if layer.kind != "Convolution":
         return False
-    kernel, _ = layer.weights[0]
+    n_filters, n_channels, *window = layer.weights[0][0].shape
     steps = [layer.params.get(key, 1) for key in (2, 12, 3, 13)]
-    return kernel.shape[2:] == (3, 3) and steps == [1] * 4 and max(kernel.shape[:2]) > 8
+    return (
+        window == [3, 3]
+        and steps == [1] * 4
+        and n_channels >= MIN_CHANNELS
+        and max(n_filters, n_channels) > 8
+    )
 
 
 def _line(i, layer):
@@ -201,6 +210,8 @@ def _line(i, layer):
         else:
             hints += [1, layer.sizes["c"], 1, 1]
     params = {**layer.params, 30: hints}
+    if layer.kind == "Convolution" and not is_winograd(layer):
+        params[31] = _NO_WINOGRAD
     return " ".join(
         [
             layer.kind,
