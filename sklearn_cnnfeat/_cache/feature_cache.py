@@ -8,7 +8,6 @@ import datetime
 import operator
 import sqlite3
 import time
-import warnings
 import zlib
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from sklearn_cnnfeat._cache.database import (
 from sklearn_cnnfeat._cache.info import CacheInfo, CacheReport
 from sklearn_cnnfeat._cache.recent import RecentRows
 from sklearn_cnnfeat._home import features_folder
+from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import CacheWarning
 
 _COARSE = 600  # seconds; a use is noted down only when the last noted one is older than this
@@ -393,11 +393,10 @@ class FeatureCache:
     def _warn(self, cause, happened, advice):
         if cause not in self._warned:
             self._warned.add(cause)
-            warnings.warn(
+            warn(
                 f"Feature cache {self.path}: {happened}. Results stay right, but features that "
                 f"cannot be read or stored are computed again. {advice}.",
                 CacheWarning,
-                stacklevel=4,
             )
 
     def _evict(self, connection):

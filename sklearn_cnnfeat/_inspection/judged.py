@@ -1,7 +1,6 @@
 """Photographs as a pipeline sees them: features, predictions and how certain these are."""
 
 import copy
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_cnnfeat._inspection.pipeline_steps import as_array, without_name_warnings
 from sklearn_cnnfeat._steps import as_transformer, chosen
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer, is_fitted
+from sklearn_cnnfeat._warn import warn
 
 
 @dataclass
@@ -127,11 +127,7 @@ def pick(X, positions):
     return _safe_indexing(X, positions)
 
 
-def warn_of_unreadable(n_all, n_readable, stacklevel=3):
+def warn_of_unreadable(n_all, n_readable):
     """Warn where photographs are left out."""
     if n_readable < n_all:
-        warnings.warn(
-            f"{n_all - n_readable} of {n_all} photographs cannot be read and are left out.",
-            UserWarning,
-            stacklevel=stacklevel,
-        )
+        warn(f"{n_all - n_readable} of {n_all} photographs cannot be read and are left out.")

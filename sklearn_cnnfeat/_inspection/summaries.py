@@ -1,7 +1,5 @@
 """What a network is made of, as data frames."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 
@@ -9,6 +7,7 @@ from sklearn_cnnfeat._inspection.source import network_of
 from sklearn_cnnfeat._network.networks import describe_network, describe_weighted
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._steps import as_transformer
+from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
 
@@ -139,9 +138,7 @@ def _weighted_layers(network):
         return describe_weighted(*network).layers
     except WeightsNotFoundError as error:
         reason = str(error).split("\n")[0]
-        warnings.warn(
-            f"Shapes only, for the weights are not here: {reason}", UserWarning, stacklevel=3
-        )
+        warn(f"Shapes only, for the weights are not here: {reason}")
         classifier = find_architecture(network[0].name).head
         layers = describe_network(*network).layers
         return [layer for layer in layers if layer.path not in classifier]

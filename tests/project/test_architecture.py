@@ -118,6 +118,17 @@ def test_errors_survive_pickling(name):
     assert vars(copied) == vars(error)
 
 
+def test_warnings_come_from_one_function():
+    """It finds the user's line, which a fixed stacklevel misses inside of pipelines."""
+    callers = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("warnings.warn")
+    }
+    assert callers == {"_warn.py"}
+
+
 # Private members of other libraries, each where there is no public way.
 FOREIGN = {
     "_inspection/affine.py": {"_transformer_to_input_indices", "_max_components"},
