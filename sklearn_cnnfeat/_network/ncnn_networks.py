@@ -117,6 +117,16 @@ class NcnnCut:
             return _loaded[self]
 
 
+def _prefers(cut):
+    """Whether the rule chooses ncnn; the graph is read only where it might."""
+    kernels = [kernel.shape for layer in cut.record.layers for kernel in layer.kernels]
+    # (3, 3, channels in, filters) in Keras, (filters, channels in, 3, 3) in ONNX and PyTorch.
+    shapes = [shape for shape in kernels if len(shape) == 4 and shape.count(3) >= 2]
+    if not any(sum(n >= 16 for n in shape) >= 2 for shape in shapes):
+        return False
+    return prefers_ncnn(cut.read())
+
+
 def on_ncnn(cut, is_wanted):
     """Return a cut on ncnn where it should run there.
 
@@ -134,7 +144,7 @@ def on_ncnn(cut, is_wanted):
     problem : str or None
         Why ncnn does not compute it although it should.
     """
-    if not is_wanted and not prefers_ncnn(cut.read()):
+    if not is_wanted and not _prefers(cut):
         return None, None
     problem = problem_of_ncnn()
     if problem is not None:

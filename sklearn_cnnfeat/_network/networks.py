@@ -236,6 +236,11 @@ def _read_whole(key):
 
 def _convert(source, input_size, model, key):
     check_process()
+    try:
+        check_openvino()
+    except Exception as error:
+        reason = f"OpenVINO cannot take {describe(source)}: {first_line(error)}."
+        raise EngineError(reason) from error
     if model is not None:
         _check_unchanged(source, model)
 
@@ -390,6 +395,7 @@ class CompiledNetwork:
 
     def __init__(self, spec, record):
         self.spec = spec
+        self.record = record
         self.info = describe_heads(record, spec)
         self.is_lasting = record.is_lasting
         self.inspection = record.inspection
@@ -590,10 +596,6 @@ def _open(spec, wanted, engine, model, announce, calibrate):
 
 
 def _open_openvino(spec, model, announce, calibrate):
-    try:
-        check_openvino()
-    except Exception as error:
-        raise EngineError(f"OpenVINO does not work here: {first_line(error)}.") from error
     whole = open_whole(spec.source, spec.input_size, model, announce)
     if whole.record.reason is not None:
         raise EngineError(whole.record.reason)

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from sklearn_cnnfeat._network.timm_models import PREFIX, list_timm_models
-
 _STORE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _OLD_STORE = "https://storage.googleapis.com/keras-applications/"
 
@@ -275,7 +273,10 @@ def list_models(pattern=None):
     >>> list_models("mobilenet_v3*")
     ['mobilenet_v3_large', 'mobilenet_v3_small']
     """
-    if pattern is not None and pattern.startswith(PREFIX):
+    if pattern is not None and pattern.startswith("timm/"):
+        # Needed for these only: the command line's help imports nothing of weight.
+        from sklearn_cnnfeat._network.timm_models import list_timm_models
+
         return list_timm_models(pattern)
     names = sorted(_ARCHITECTURES)
     if pattern is None:

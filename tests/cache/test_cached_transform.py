@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -375,6 +376,8 @@ def test_two_workers_do_little_twice(assets, photos, imagenet_home, tmp_path, mo
         # Workers that compile networks would hardly meet.
         clone(cnn).set_params(layer=layer, cache=None).fit_transform(photos[:1])
     count.unlink()
+    # Workers of earlier tests do not know where the weights are.
+    get_reusable_executor().shutdown(wait=True)
     search = GridSearchCV(
         Pipeline([("cnn", cnn), ("svm", SVC())]),
         {"cnn__layer": layers, "svm__C": [0.1, 1, 10]},

@@ -238,7 +238,7 @@ def test_commands_of_the_readme_on_photographs(assets, tmp_path, monkeypatch):
         assert row["prediction"] == ("bees" if float(row["score_bees"]) > 0 else "ants")
 
     (score,) = (float(row["score_bees"]) for row in rows if row["path"] == "new/1.jpg")
-    assert f"bees against ants: {score:+.3g} (occlusion map)" in done.stderr
+    assert f"bees against ants: {score:+.3g} (exact map)" in done.stderr
     assert_is_picture(tmp_path / "why.png")
 
 

@@ -73,7 +73,7 @@ def test_damage_is_told(own_home, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1])
     status, detail = found()["compiled networks"]
     assert status == "note"
-    assert f"1 damaged, converted again when next needed: {weights.parent.name}" in detail
+    assert f"1 damaged, converted again when needed: {weights.parent.name}" in detail
 
 
 def test_weights_are_found(own_home, imagenet_home):
@@ -108,7 +108,7 @@ def test_a_broken_openvino(own_home, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     checks = {line.split(": ")[0]: line for line in done.stdout.splitlines() if line[:1] == "["}
-    reason = "cannot be loaded (OSError: libtbb.so: too short), so that networks run on Keras"
+    reason = "cannot be loaded (OSError: libtbb.so: too short), so networks run on Keras"
     assert reason in checks["[failed] engine"]
     assert checks["[  ok  ] precision"] == "[  ok  ] precision: float32"
     assert checks["[ note ] self-test"].count("Keras computes it instead") == 1

@@ -251,9 +251,9 @@ def test_worker_without_the_package(cnn, files, tmp_path, folders, client):
 
 
 def _pretend_other_pillow(version):
-    import PIL
+    from sklearn_cnnfeat._images import spec
 
-    before, PIL.__version__ = PIL.__version__, version
+    before, spec.DECODER = spec.DECODER, version
     return before
 
 

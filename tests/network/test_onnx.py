@@ -111,7 +111,7 @@ def test_layers_are_found_by_node_tensor_suffix_index_and_last(tmp_path):
     for wanted in ("/block1/Add", "/block1/Add_output_0", "block1/Add"):
         assert find_layer(wanted, layers, len(layers), "it").path == "/block1/Add"
     assert find_layer(0, layers, len(layers), "it").path == "/stem/Conv"
-    assert find_layer("last", layers, len(layers), "it").path == "/avgpool/GlobalAveragePool"
+    assert find_layer("last", layers, len(layers), "it").path == "/Flatten"
     with pytest.raises(ValueError, match="has 2 layers 'relu2/Relu'"):
         find_layer("relu2/Relu", layers, len(layers), "it")
 

@@ -852,7 +852,9 @@ def test_other_files_and_names_are_refused(tmp_path):
     for given in (make_backbone(), tmp_path / "backbone.keras"):
         with pytest.raises(ValueError, match=r"weights='w\.h5' is for networks by name"):
             CNNFeatureTransformer(given, "last", weights="w.h5").fit(X)
-    with pytest.raises(TypeError, match=r"name of a network, the path.*keras\.Model\. Got"):
+    with pytest.raises(
+        TypeError, match=r"name of a network, the path.*keras\.Model or a torch\.nn\.Module\. Got"
+    ):
         CNNFeatureTransformer(make_backbone).fit(X)
 
 

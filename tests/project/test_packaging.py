@@ -57,7 +57,7 @@ def archives(tmp_path_factory):
 def modules():
     """Return the package's files, relative to the root of the tree."""
     # The stub too: the public names are read from it.
-    patterns = ("*.py", "*.pyi", "*.txt", "py.typed")
+    patterns = ("*.py", "*.pyi", "*.txt", "*.html", "*.js", "*.css", "py.typed")
     paths = [path for pattern in patterns for path in ROOT.glob(f"sklearn_cnnfeat/**/{pattern}")]
     return {path.relative_to(ROOT).as_posix() for path in paths}
 
