@@ -44,6 +44,9 @@ class Source:
         del identity["trusted"]
         if self.kind not in ("zoo", "timm"):
             del identity["name"]
+        if self.kind == "file":
+            # The name's end says how Keras reads it: a renamed file is told, not taken as known.
+            identity["archive"] = self.name.endswith(".keras")
         if self.weights not in ("imagenet", "random", "own"):
             identity["weights"] = "file"
         if self.weights == "imagenet":

@@ -85,20 +85,23 @@ class TestDamage:
         assert before == 24 or told or len(content) < 100  # an empty file is a new one
         return after, told
 
-    # Fails since lookups read more rows at once: 95.9 % of the rows are found, 97 % are asked.
-    @pytest.mark.slow
     def test_flipped_bits(self, sound, tmp_path):
         random.seed(0)
         offsets = {*range(100), *random.sample(range(len(sound)), 500)}
         for page in range(0, len(sound), 4096):
             offsets |= set(range(page, page + 12))  # where a page says what it is
+        # Without SQLite's name, our number or our format it may be anybody's: it is left alone.
+        names = {*range(16), *range(60, 64), *range(68, 72)}
         recovered = 0
         for offset in offsets:
             content = bytearray(sound)
             content[offset] ^= 1 << random.randrange(8)
-            after, _ = self.try_file(tmp_path / "cache", content)
+            after, told = self.try_file(tmp_path / "cache", content)
+            if offset in names:
+                assert after == 0
+                assert len(told) == 1
             recovered += after == 24
-        assert recovered > 0.97 * len(offsets)
+        assert recovered > 0.97 * len(offsets - names)
 
     def test_overwritten_blocks(self, sound, tmp_path):
         random.seed(1)

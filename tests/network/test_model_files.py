@@ -383,6 +383,18 @@ def test_odd_files_are_called_what_they_are(name, content, said, tmp_path):
         CNNFeatureTransformer(path, "last").fit(X)
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "save"), [(".keras", ".h5", archive), (".h5", ".keras", legacy)]
+)
+def test_a_file_that_is_known_is_told_under_a_wrong_suffix(right, wrong, save, tmp_path):
+    content = save(network())
+    (tmp_path / f"model{right}").write_bytes(content)
+    (tmp_path / f"model{wrong}").write_bytes(content)
+    CNNFeatureTransformer(tmp_path / f"model{right}", "last").fit(X)
+    with pytest.raises(ModelFileError, match=f"rename it to end with {right}"):
+        CNNFeatureTransformer(tmp_path / f"model{wrong}", "last").fit(X)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pipes and devices are no files there")
 def test_pipes_and_devices_are_not_read(tmp_path):
     pipe, device = tmp_path / "pipe.keras", tmp_path / "device.h5"
