@@ -12,12 +12,19 @@ from sklearn_cnnfeat._network import conversion, keras_models, keras_objects
 from sklearn_cnnfeat._network.conversion import Job
 from sklearn_cnnfeat._network.converted import UnsupportedLayersError
 from sklearn_cnnfeat._network.engines import framework
+from sklearn_cnnfeat._network.engines.openvino import first_line
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError
 from sklearn_cnnfeat._network.spec import describe
 from sklearn_cnnfeat._network.weights import find_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
-from sklearn_cnnfeat.exceptions import UntrustedModelError, WeightsNotFoundError
+from sklearn_cnnfeat._warn import warn
+from sklearn_cnnfeat.exceptions import (
+    EngineWarning,
+    ModelFileError,
+    UntrustedModelError,
+    WeightsNotFoundError,
+)
 
 # Keras on its OpenVINO backend needs neither TensorFlow nor a second of importing it.
 _PREFERRED = ("openvino", "tensorflow")
@@ -26,6 +33,8 @@ _QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 _SUPERFLUOUS = ("tensorflow", "matplotlib", "pandas", "sklearn")
 # Errors that another backend would raise as well.
 _FINAL = (UntrustedModelError, WeightsNotFoundError, ProcessEndedError, MemoryError)
+# What a backend says of a network that it lacks a part for; files with own classes are its too.
+_NOT_TAKEN = (UnsupportedLayersError, NotImplementedError, ModelFileError)
 
 
 def convert(source, input_size, folder, model=None):
@@ -105,9 +114,12 @@ def _run(function, args, source, backends):
             return keras_process(backend).run(function, *args)
         except _FINAL:
             raise
-        except Exception:
+        except _NOT_TAKEN:
             # What one backend does not take, the other may; if not, its error is the one to see.
             continue
+        except Exception as error:
+            if not source.trusted and source.kind != "object":
+                _warn_of_failure(backend, source, error)
     try:
         return keras_process(backends[-1]).run(function, *args)
     except UnsupportedLayersError as error:
@@ -115,6 +127,14 @@ def _run(function, args, source, backends):
             f"{sentence(describe(source))} has layers that cannot be converted without TensorFlow "
             f"({error}). pip install tensorflow, or engine='keras' runs the model on Keras itself."
         ) from error
+
+
+def _warn_of_failure(backend, source, error):
+    warn(
+        f"Keras on {backend} failed on {describe(source)} ({first_line(error)}). TensorFlow "
+        "converts it instead, which takes longer; please report this.",
+        EngineWarning,
+    )
 
 
 def describe_named(source, input_size):

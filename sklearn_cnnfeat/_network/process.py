@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import contextmanager
 
 # Seconds without a job after which the process ends.
@@ -50,6 +51,7 @@ class KerasProcess:
         self._absent = absent
         self._process = None
         self._owner = None
+        self._end = None
         self._lock = threading.Lock()
 
     def run(self, function, *args):
@@ -109,6 +111,7 @@ class KerasProcess:
             env=environment,
         )
         self._owner = os.getpid()
+        self._end = weakref.finalize(self, _end, self._process, self._owner)
 
     def _wait_for_answer(self):
         late = threading.Event()
@@ -135,12 +138,11 @@ class KerasProcess:
 
     def _stop(self):
         """End the process; return its exit status."""
-        process = self._process
-        process.kill()
-        process.stdin.close()
-        process.stdout.close()
-        self._owner = None
-        return process.wait()
+        owner, self._owner = self._owner, None
+        if owner is None:
+            return None
+        self._end.detach()
+        return _end(self._process, owner)
 
     def close(self):
         """End the process, if it runs."""
@@ -153,6 +155,17 @@ class KerasProcess:
         """Number of the process; None while there is none."""
         running = self._owner == os.getpid() and self._process.poll() is None
         return self._process.pid if running else None
+
+
+def _end(process, owner):
+    """End a process that was started by the process `owner`; return its exit status."""
+    # After a fork the process is the parent's.
+    if owner != os.getpid():
+        return None
+    process.kill()
+    process.stdin.close()
+    process.stdout.close()
+    return process.wait()
 
 
 def _describe_end(code):

@@ -1,5 +1,6 @@
 """The process in which Keras runs: how it answers, and how it ends."""
 
+import gc
 import importlib
 import math
 import os
@@ -51,6 +52,16 @@ def test_modules_can_be_absent():
     with pytest.raises(ModuleNotFoundError, match="colorsys"):
         worker.run(importlib.import_module, "colorsys")
     worker.close()
+
+
+def test_a_process_that_nobody_can_reach_any_more_ends(recwarn):
+    worker = KerasProcess({})
+    worker.run(os.getpid)
+    process = psutil.Process(worker.pid)
+    del worker
+    gc.collect()
+    assert _wait_until(lambda: not process.is_running())
+    assert not [warning for warning in recwarn if warning.category is ResourceWarning]
 
 
 def test_errors_keep_kind_and_message(worker):
