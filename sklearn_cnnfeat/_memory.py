@@ -1,6 +1,38 @@
-"""Whether an array fits into memory, asked before anything is computed."""
+"""Memory: whether an array fits into it, and errors of other packages where it does not suffice."""
+
+from contextlib import contextmanager
 
 import psutil
+
+# What Python, the system's loader, OpenVINO and the libraries below it say where they get no
+# memory. None of them raises MemoryError.
+_SIGNS = (
+    "can't start new thread",
+    "failed to map segment",
+    "Cannot allocate memory",
+    "Resource temporarily unavailable",
+    "bad_alloc",
+    "can't alloc",
+    "Failed to allocate",
+)
+
+
+@contextmanager
+def memory_errors(what):
+    """Raise MemoryError for what other packages raise where they get no memory.
+
+    Parameters
+    ----------
+    what : str
+        What needs the memory, as the end of "There is not enough memory".
+    """
+    try:
+        yield
+    except (RuntimeError, ImportError, OSError) as error:
+        sign = next((sign for sign in _SIGNS if sign in str(error)), None)
+        if sign is None:
+            raise
+        raise MemoryError(f"There is not enough memory {what} ({sign}).") from error
 
 
 def check_memory(n_bytes, what, remedy):

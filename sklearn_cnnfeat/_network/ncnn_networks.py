@@ -37,6 +37,8 @@ def problem_of_ncnn():
         return "ncnn is not installed (pip install ncnn)."
     try:
         import_ncnn()
+    except MemoryError:
+        raise
     except Exception as error:
         return f"ncnn cannot be loaded ({type(error).__name__}: {error})."
     return None

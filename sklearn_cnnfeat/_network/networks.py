@@ -450,6 +450,8 @@ class OpenVINONetwork(CompiledNetwork):
     def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
         try:
             return OpenVINOEngine(self.read(), dtype, precision, n_threads, batch_size, n_callers)
+        except MemoryError:
+            raise
         except Exception as error:
             raise EngineError(
                 f"OpenVINO cannot load {describe(self.spec.source)}: {first_line(error)}."

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,23 @@ pytest.importorskip("ncnn")
 from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork
 
 _TESTS = str(Path(__file__).resolve().parents[1])
+# Begins a child that may take some bytes more than it has.
+_LIMIT = """
+import resource, sys
+import numpy as np
+from network.graphs import plain_network
+from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork
+from sklearn_cnnfeat._network.engines.openvino import OpenVINOEngine
+
+def limit(n_bytes):
+    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + n_bytes, resource.RLIM_INFINITY))
+
+def make(model):
+    if sys.argv[1] == "ncnn":
+        return NcnnEngine(NcnnNetwork(model), 1)
+    return OpenVINOEngine(model, np.uint8, "float32", 1, None)
+"""
 
 
 def rows_of(engine, pixels, size=1):
@@ -152,35 +170,70 @@ print(n_interrupts > 0, NcnnEngine(NcnnNetwork(model), 1).name)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on memory that the system keeps")
-@pytest.mark.parametrize("moment", ["weights", "image"])
-def test_too_little_memory_is_an_error(moment):
+@pytest.mark.parametrize(
+    ("engine", "n_mebibytes"),
+    # Where OpenVINO's library just fits, with 70, the system's loader ends the process.
+    [("ncnn", 1), ("ncnn", 16), ("ncnn", 60), ("ncnn", 120), ("openvino", 1), ("openvino", 120)],
+)
+def test_too_little_memory_for_weights_is_an_error(engine, n_mebibytes):
     out = run_child(
-        """
-import resource, sys
-import numpy as np
-from network.graphs import plain_network
-from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork
-
-def limit(n_bytes):
-    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + n_bytes, resource.RLIM_INFINITY))
-
+        _LIMIT
+        + """
+model = plain_network((32, 32, 3), (512, 512, 512, 512))
+limit(int(sys.argv[2]))
 try:
-    if sys.argv[1] == "weights":
-        model = plain_network((32, 32, 3), (512, 512, 512, 512))
-        limit(60 * 2**20)
-        NcnnEngine(NcnnNetwork(model), 1)
-    else:
-        engine = NcnnEngine(NcnnNetwork(plain_network((1024, 1024, 3), (64, 64))), 1)
-        pixels = np.zeros((1, 1024, 1024, 3), np.uint8)
-        limit(100 * 2**20)
-        engine.run([([0], pixels)], print)
+    make(model)
 except MemoryError as error:
     print("MemoryError", bool(str(error)))
 """,
-        moment,
+        engine,
+        str(n_mebibytes * 2**20),
     )
     assert out.split() == ["MemoryError", "True"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on memory that the system keeps")
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_too_little_memory_for_images_is_an_error(n_threads):
+    out = run_child(
+        _LIMIT
+        + """
+engine = NcnnEngine(NcnnNetwork(plain_network((1024, 1024, 3), (64, 64))), int(sys.argv[2]))
+pixels = np.zeros((1, 1024, 1024, 3), np.uint8)
+limit(100 * 2**20)
+try:
+    engine.run([([0], pixels)], print)
+except MemoryError as error:
+    print("MemoryError", bool(str(error)))
+""",
+        "ncnn",
+        str(n_threads),
+    )
+    assert out.split() == ["MemoryError", "True"]
+
+
+def test_a_thread_that_does_not_start_is_too_little_memory(monkeypatch):
+    model = plain_network()
+    engine = NcnnEngine(NcnnNetwork(model), n_threads=2)
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(MemoryError, match="load a network"):
+        NcnnNetwork(model)
+    with pytest.raises(MemoryError, match="compute images"):
+        engine.run([([0], images(1))], pytest.fail)
+
+
+def test_other_errors_of_a_run_stay_as_they_are():
+    engine = NcnnEngine(NcnnNetwork(plain_network()), n_threads=2)
+
+    def broken(token, rows):
+        raise RuntimeError("not about memory")
+
+    with pytest.raises(RuntimeError, match="not about memory"):
+        engine.run([([0], images(1))], broken)
 
 
 def test_it_opens_no_connection_and_writes_no_file(tmp_path):

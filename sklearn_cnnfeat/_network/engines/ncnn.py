@@ -1,11 +1,13 @@
 """Run a network on ncnn, which computes 3 x 3 convolutions by Winograd's algorithm."""
 
 import ctypes
+import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from sklearn_cnnfeat._memory import memory_errors
 from sklearn_cnnfeat._network.engines.ncnn_translation import translate
 
 # What comes before weights in float32.
@@ -13,6 +15,9 @@ _FLOAT32 = np.zeros(1, np.uint32)
 # What ncnn returns where it gets no memory.
 _FAILED_ALLOCATION = -100
 _NO_MEMORY = "There is not enough memory to compute an image on ncnn."
+# Bytes that must be free for ncnn's library: where the loader gets none for its threads, it ends
+# the process.
+_N_BYTES_OF_LIBRARY = 2**26
 
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype = ctypes.c_void_p
@@ -35,6 +40,7 @@ class NcnnNetwork:
         Where its weights do not fit in memory.
     """
 
+    @memory_errors("to load a network on ncnn")
     def __init__(self, model):
         self._ncnn = import_ncnn()
         translation = translate(model)
@@ -89,6 +95,7 @@ class NcnnEngine:
         self._network = network
         self._n_threads = n_threads if n_callers is None else 1
 
+    @memory_errors("to compute images on ncnn")
     def run(self, batches, deliver):
         """Compute all batches; return when every row was delivered."""
         compute = self._network.compute
@@ -120,7 +127,7 @@ class NcnnEngine:
 def _load(ncnn, translation):
     """Return a network of ncnn, in float32 and for one thread per image."""
     # ncnn writes to the memory that it asks for without looking whether it got any.
-    np.empty(translation.n_bytes, np.uint8)
+    _check_free(translation.n_bytes)
     net = ncnn.Net()
     options = net.opt
     options.num_threads = 1
@@ -137,10 +144,20 @@ def _load(ncnn, translation):
     return net
 
 
+def _check_free(n_bytes):
+    """Raise MemoryError where the system does not give so many bytes."""
+    try:
+        np.empty(n_bytes, np.uint8)
+    except MemoryError as error:
+        raise MemoryError(f"ncnn needs {n_bytes / 1e6:,.0f} MB more memory.") from error
+
+
 def import_ncnn():
     """Import ncnn; raise ImportError where it is missing or broken."""
 
     def load():
+        if "ncnn" not in sys.modules:
+            _check_free(_N_BYTES_OF_LIBRARY)
         import ncnn
 
         return ncnn

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sklearn_cnnfeat._memory import memory_errors
 from sklearn_cnnfeat._network.runtime import import_openvino
 
 # The file of a graph; its weights are beside it.
@@ -40,6 +41,7 @@ class OpenVINOEngine:
 
     name = "openvino"
 
+    @memory_errors("to load a network on OpenVINO")
     def __init__(self, network, dtype, precision, n_threads, batch_size, n_callers=None):
         openvino = import_openvino()
 
@@ -70,6 +72,7 @@ class OpenVINOEngine:
             options["CPU_RUNTIME_CACHE_CAPACITY"] = str(kept)
         self._compiled = openvino.Core().compile_model(steps.build(), "CPU", options)
 
+    @memory_errors("to compute images on OpenVINO")
     def run(self, batches, deliver):
         """Compute all batches; return when every row was delivered."""
         # They are waited for in order instead of calling back: a callback comes from OpenVINO's
