@@ -4,57 +4,63 @@ import heapq
 
 import numpy as np
 
-from sklearn_cnnfeat._inspection.judged import judge
-from sklearn_cnnfeat._inspection.maps import chunks_of_maps
+from sklearn_cnnfeat._inspection.maps import giving_maps
+from sklearn_cnnfeat._inspection.one_pass import run_in_chunks
 
 
-def strongest_examples(chunks, channels, n_examples):
-    """Return the largest values of channels with their places.
+class StrongestExamples:
+    """The largest values of some channels, from one photograph each.
 
     Parameters
     ----------
-    chunks : iterable of (positions, maps)
-        Positions of photographs, and maps of a layer, (n, height, width, channels).
     channels : ndarray of int
         The channels.
     n_examples : int
-        Examples for each: from one photograph each, the largest first.
+        Examples for each.
 
-    Returns
-    -------
-    examples : list of list of tuple
-        For each channel (value, position of the photograph, row, column).
+    Attributes
+    ----------
+    n_seen : int
+        Number of photographs.
     """
-    best = [[] for _ in channels]
-    for positions, maps in chunks:
+
+    def __init__(self, channels, n_examples):
+        self.n_seen = 0
+        self._channels = channels
+        self._n_examples = n_examples
+        self._best = [[] for _ in channels]
+
+    def take(self, positions, maps):
+        """Take maps, (n, height, width, channels), of photographs at some positions."""
+        self.n_seen += len(positions)
         width = maps.shape[2]
-        for found, channel in zip(best, channels, strict=True):
+        for found, channel in zip(self._best, self._channels, strict=True):
             values = maps[..., channel].reshape(len(maps), -1)
             places = values.argmax(axis=1)
             for position, place, row in zip(positions, places, values, strict=True):
                 # Of equal values the first photograph stays.
                 item = (float(row[place]), -int(position), *divmod(int(place), width))
-                if len(found) < n_examples:
+                if len(found) < self._n_examples:
                     heapq.heappush(found, item)
                 else:
                     heapq.heappushpop(found, item)
-    return [
-        [(value, -position, row, column) for value, position, row, column in sorted(one)[::-1]]
-        for one in best
-    ]
+
+    def sorted(self):
+        """Return for each channel (value, position, row, column), the largest value first."""
+        return [
+            [(value, -position, row, column) for value, position, row, column in sorted(one)[::-1]]
+            for one in self._best
+        ]
 
 
-def readable_positions(transformer, X, n):
-    """Return the positions of photographs that can be read; all unless unreadable ones are NaN."""
-    if transformer.on_error != "nan":
-        return np.arange(n)
-    return judge(transformer, X).readable
+def examples_of(extractor, images, layer, channels, n_examples):
+    """Find the strongest examples of channels in one pass.
 
-
-def examples_of(transformer, X, positions, layer, channels, n_examples):
-    """Return the extractor, the channels as indices, and their examples."""
-    chunks = chunks_of_maps(transformer, X, positions, layer)
-    extractor = next(chunks)
+    Returns the extractor that gives the layer's maps, the channels as indices, their examples, and
+    the number of photographs that can be read.
+    """
+    layers = None if layer is None else layer if isinstance(layer, (list, tuple)) else [layer]
+    extractor = giving_maps(extractor, images, layers)
     shape, name = extractor.map_shapes[0], extractor.layers[0]
     if len(extractor.layers) > 1:
         raise ValueError(
@@ -66,15 +72,24 @@ def examples_of(transformer, X, positions, layer, channels, n_examples):
             f"Layer {name!r} gives a vector of {shape[0]} numbers, whose units have no place in a "
             "photograph. Choose a layer with maps; layer_summary(model) lists shapes."
         )
+    chosen = _as_indices(channels, shape[2], name)
+    examples = StrongestExamples(chosen, n_examples)
+
+    def take(positions, heads):
+        examples.take(positions, heads[0].reshape(-1, *shape))
+
+    run_in_chunks(extractor, images, take)
+    return extractor, chosen, examples.sorted(), examples.n_seen
+
+
+def _as_indices(channels, n_channels, layer):
     chosen = np.atleast_1d(np.asarray(channels))
     if chosen.ndim != 1 or not chosen.size or not np.issubdtype(chosen.dtype, np.integer):
         raise ValueError(f"channel must be an int or a sequence of these. Got {channels!r}.")
-    outside = chosen[(chosen < -shape[2]) | (chosen >= shape[2])]
+    outside = chosen[(chosen < -n_channels) | (chosen >= n_channels)]
     if outside.size:
         raise ValueError(
-            f"channel={outside[0]} is out of range: layer {name!r} has {shape[2]} channels, 0 to "
-            f"{shape[2] - 1}."
+            f"channel={outside[0]} is out of range: layer {layer!r} has {n_channels} channels, 0 "
+            f"to {n_channels - 1}."
         )
-    chosen = chosen % shape[2]
-    pairs = ((part, maps[0]) for part, maps in chunks)
-    return extractor, chosen, strongest_examples(pairs, chosen, n_examples)
+    return chosen % n_channels

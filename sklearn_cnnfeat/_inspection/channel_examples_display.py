@@ -4,9 +4,13 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from sklearn_cnnfeat._inspection.channel_examples import examples_of, readable_positions
+from sklearn_cnnfeat._inspection.channel_examples import examples_of
 from sklearn_cnnfeat._inspection.drawing import new_grid
-from sklearn_cnnfeat._inspection.judged import n_images, warn_of_unreadable
+from sklearn_cnnfeat._inspection.judged import (
+    NONE_READABLE,
+    check_some,
+    warn_of_unreadable,
+)
 from sklearn_cnnfeat._inspection.maps import picture
 from sklearn_cnnfeat._inspection.receptive_field import receptive_field
 from sklearn_cnnfeat._inspection.source import graph_of
@@ -138,20 +142,19 @@ class ChannelExamplesDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         if n_examples < 1:
             raise ValueError(f"n_examples={n_examples} must be at least 1.")
-        n = n_images(X)
-        if n == 0:
-            raise ValueError("There is no photograph in X.")
+        check_some(X)
         transformer = as_transformer(estimator, step)
         if not is_fitted(transformer):
             transformer = clone(transformer).fit(X)
-        positions = readable_positions(transformer, X, n)
-        warn_of_unreadable(n, len(positions))
-        extractor, channels, examples = examples_of(
-            transformer, X, positions, layer, channel, n_examples
+        extractor, images = extractor_for(transformer, X)
+        extractor, channels, examples, n_readable = examples_of(
+            extractor, images, layer, channel, n_examples
         )
+        if not n_readable:
+            raise ValueError(NONE_READABLE)
+        warn_of_unreadable(len(images), n_readable)
         graph = graph_of(extractor)
         field = None if graph is None else receptive_field(graph.output(0))
-        images = extractor_for(transformer, X)[1]
         found = [[_crop(extractor, images, field, *one) for one in row] for row in examples]
         display = cls(
             [[crop for crop, _, _ in row] for row in found],

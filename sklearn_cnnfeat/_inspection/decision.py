@@ -5,18 +5,14 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_cnnfeat._inspection.affine import Form
+from sklearn_cnnfeat._inspection.linear_decisions import add_up, check_sum, form_of
 from sklearn_cnnfeat._inspection.maps import picture
 from sklearn_cnnfeat._inspection.occlusion import occlusion
-from sklearn_cnnfeat._inspection.positions import contributions, spread
+from sklearn_cnnfeat._inspection.positions import contributions
 from sklearn_cnnfeat._inspection.question import Question
-from sklearn_cnnfeat._inspection.route import Route
+from sklearn_cnnfeat._inspection.route import Route, one_image
 from sklearn_cnnfeat._steps import chosen, find_step
 from sklearn_cnnfeat.exceptions import NotAffineError
-
-# Largest difference between what was added up and the decision, relative to all that was added
-# up, that is put down to the rounding of the pipeline's own arithmetic.
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "int8": 1e-4}
 
 
 def decision_map(
@@ -144,7 +140,7 @@ def decision_map(
         )
     step = find_step(estimator, step)
     check_is_fitted(estimator)
-    route = Route(estimator, step, image)
+    route = Route(estimator, step, one_image(estimator, step, image))
     rows = route.extractor.compute(route.images)
     inputs = route.forward(rows)
     question = Question(route.final, target, inputs[-1])
@@ -158,19 +154,11 @@ def decision_map(
 
 
 def _exact(route, rows, inputs, question):
-    weights, intercept = question.linear_form()
-    form, shift = route.pull_back(inputs, Form(weights, np.zeros_like(weights)))
-    intercept += shift
+    form, intercept = form_of(route, question, inputs)
     maps = contributions(route.extractor, route.images, np.ravel(rows), form)
-    shape = tuple(np.max([map_.shape for map_ in maps.values()], axis=0))
-    total = sum(spread(map_, shape) for map_ in maps.values())
+    total = add_up(maps.values())
     decision = question.score(inputs[-1]).item()
-    added = np.abs(total).sum() + abs(intercept)
-    if not abs(total.sum() + intercept - decision) <= _TOLERANCE[route.extractor.precision] * added:
-        raise NotAffineError(
-            f"What {type(route.final).__name__} decides, {decision:.6g}, is no affine function of "
-            f"the features: their contributions add up to {total.sum() + intercept:.6g}."
-        )
+    check_sum(route, total, intercept, decision)
     return Bunch(
         map=total,
         intercept=float(intercept),

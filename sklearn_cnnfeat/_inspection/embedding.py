@@ -15,9 +15,23 @@ _TSNE_DIMENSIONS = 50
 _CELLS_PER_PHOTO = 2.2
 
 
+def check_method(method, n):
+    """Raise where `method` makes no points of `n` photographs."""
+    if hasattr(method, "fit_transform"):
+        return
+    if method not in ("pca", "tsne"):
+        raise ValueError(
+            "method must be 'pca', 'tsne' or an estimator with fit_transform. Got "
+            f"{method!r} instead."
+        )
+    if method == "tsne" and n < 4:
+        raise ValueError(f"method='tsne' needs at least 4 photographs, and there are {n}.")
+
+
 def embed(features, method, is_scaled):
     """Return points of the plane, (n, 2), for rows of features."""
     n = len(features)
+    check_method(method, n)
     if hasattr(method, "fit_transform"):
         points = np.asarray(clone(method).fit_transform(features), np.float64)
         if points.ndim != 2 or points.shape[0] != n or points.shape[1] < 2:
@@ -26,16 +40,9 @@ def embed(features, method, is_scaled):
                 f"of {n} photographs are needed."
             )
         return points[:, :2]
-    if method not in ("pca", "tsne"):
-        raise ValueError(
-            "method must be 'pca', 'tsne' or an estimator with fit_transform. Got "
-            f"{method!r} instead."
-        )
     if n == 1:
         return np.zeros((1, 2))
     if method == "tsne":
-        if n < 4:
-            raise ValueError(f"method='tsne' needs at least 4 photographs, and there are {n}.")
         width = min(_TSNE_DIMENSIONS, *features.shape)
         steps = [PCA(width, random_state=0)]
         steps.append(TSNE(2, perplexity=min(30.0, (n - 1) / 3), random_state=0))

@@ -12,9 +12,7 @@ from sklearn_cnnfeat._inspection.drawing import (
 )
 from sklearn_cnnfeat._inspection.embedding import embed, place
 from sklearn_cnnfeat._inspection.judged import judge, labels_of, n_images, warn_of_unreadable
-from sklearn_cnnfeat._inspection.maps import Pictures
-from sklearn_cnnfeat._inspection.thumbnails import thumbnails
-from sklearn_cnnfeat._transformer import extractor_for
+from sklearn_cnnfeat._inspection.thumbnails import thumbnails as small_pictures
 
 # Photographs that have thumbnails unless asked otherwise, and their longest side in pixels.
 _MOST_THUMBNAILS, _SIDE = 400, 96
@@ -138,7 +136,9 @@ class EmbeddingDisplay:
             indices=judged.readable,
             y=labels_of(y, X, judged.readable),
             predicted=judged.predicted,
-            pictures=small_pictures(judged, X) if wanted else None,
+            pictures=list(small_pictures(judged.pictures, judged.readable, _SIDE))
+            if wanted
+            else None,
             method=method if isinstance(method, str) else type(method).__name__,
         )
         return display.plot(ax=ax)
@@ -235,12 +235,6 @@ class EmbeddingDisplay:
                 borderaxespad=0,
                 frameon=False,
             )
-
-
-def small_pictures(judged, X, side=_SIDE):
-    """Return thumbnails of the readable photographs."""
-    pictures = Pictures(*extractor_for(judged.transformer, X))
-    return list(thumbnails(pictures, judged.readable, side))
 
 
 def _colors_of(labels, n):

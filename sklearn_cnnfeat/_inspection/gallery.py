@@ -8,6 +8,7 @@ from sklearn.model_selection import cross_validate
 from sklearn.pipeline import Pipeline
 
 from sklearn_cnnfeat._inspection.judged import class_scores, judge, labels_of
+from sklearn_cnnfeat._inspection.maps import Pictures
 from sklearn_cnnfeat._inspection.pipeline_steps import without_name_warnings
 from sklearn_cnnfeat._steps import as_transformer, chosen
 
@@ -31,6 +32,8 @@ class Predictions:
     leads: np.ndarray
     # The fitted pipeline that predicted each photograph.
     pipelines: list
+    # All photographs, for a person to look at.
+    pictures: Pictures
 
 
 def predict_photos(estimator, X, y, step=None, cv=None):
@@ -47,7 +50,7 @@ def predict_photos(estimator, X, y, step=None, cv=None):
     labels = y_all[judged.readable]
     parts = _judge_rows(judged.final, judged.features, labels)
     n = len(labels)
-    return Predictions(judged.readable, labels, *parts, [judged.pipeline] * n)
+    return Predictions(judged.readable, labels, *parts, [judged.pipeline] * n, judged.pictures)
 
 
 def _predict_out_of_fold(pipeline, X, y, step, cv):
@@ -94,6 +97,7 @@ def _predict_out_of_fold(pipeline, X, y, step, cv):
         np.concatenate(margins),
         np.concatenate(leads),
         pipelines,
+        judged.pictures,
     )
 
 

@@ -4,16 +4,20 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC, NuSVC
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_cnnfeat._inspection.pipeline_steps import as_array, without_name_warnings
-from sklearn_cnnfeat._steps import as_transformer, chosen
-from sklearn_cnnfeat._transformer import CNNFeatureTransformer, is_fitted
+from sklearn_cnnfeat._inspection.maps import Pictures
+from sklearn_cnnfeat._inspection.pipeline_steps import without_name_warnings
+from sklearn_cnnfeat._inspection.route import Route, is_predictor
+from sklearn_cnnfeat._steps import as_transformer, chosen, find_step
+from sklearn_cnnfeat._transformer import CNNFeatureTransformer, extractor_for, is_fitted
 from sklearn_cnnfeat._warn import warn
+
+NONE_READABLE = "None of the photographs can be read."
 
 
 @dataclass
@@ -24,6 +28,8 @@ class Judged:
     transformer: CNNFeatureTransformer
     # What explains decisions: the fitted pipeline, or None for a transformer alone.
     pipeline: Pipeline | None
+    # All photographs, for a person to look at.
+    pictures: Pictures
     # Positions in `X` of the photographs that can be read.
     readable: np.ndarray
     # What the final step gets, or the network's rows; one row per readable photograph.
@@ -33,40 +39,38 @@ class Judged:
     predicted: np.ndarray | None = None
 
 
-def judge(estimator, X, step=None, may_be_empty=False):
+def judge(estimator, X, step=None):
     """Return the features of photographs, and the predictions of a fitted pipeline.
 
-    Unless it `may_be_empty`, at least one photograph must be readable.
+    At least one photograph must be readable.
     """
-    if n_images(X) == 0:
-        raise ValueError("There is no photograph in X.")
+    check_some(X)
     estimator = chosen(estimator)
     transformer = as_transformer(estimator, step)
     if not isinstance(estimator, Pipeline):
         if not is_fitted(transformer):
             transformer = clone(transformer).fit(X)
-        rows = _rows_of(transformer, X)
-        return Judged(transformer, None, *_without_unreadable(rows, may_be_empty))
+        extractor, images = extractor_for(transformer, X)
+        found = _readable_rows(extractor, images)
+        return Judged(transformer, None, Pictures(extractor, images), *found)
     check_is_fitted(estimator)
-    final = estimator.steps[-1][1]
-    is_predictor = hasattr(final, "predict") and (is_classifier(final) or is_regressor(final))
-    rest = estimator.steps[:-1] if is_predictor else estimator.steps
+    route = Route(estimator, find_step(estimator, step), X)
+    extractor, images = route.extractor, route.images
+    readable, rows = _readable_rows(extractor, images)
+    if len(readable) < len(images):
+        route = Route(estimator, find_step(estimator, step), pick(X, readable))
+    features = route.features(rows)
+    final = route.final if is_predictor(route.final) else None
     with without_name_warnings():
-        if rest[0][1] is transformer:
-            rows = _rows_of(transformer, X)
-            readable, features = _without_unreadable(rows, may_be_empty)
-            if not len(readable):
-                return Judged(transformer, estimator, readable, features)
-            for _, part in rest[1:]:
-                if part is not None and part != "passthrough":
-                    features = as_array(part.transform(features))
-        else:
-            features = as_array(estimator[: len(rest)].transform(X))
-            readable = np.arange(len(features))
-        predicted = final.predict(features) if is_predictor else None
-    return Judged(
-        transformer, estimator, readable, features, final if is_predictor else None, predicted
-    )
+        predicted = None if final is None else final.predict(features)
+    pictures = Pictures(extractor, images)
+    return Judged(transformer, estimator, pictures, readable, features, final, predicted)
+
+
+def check_some(X):
+    """Raise where there is no photograph."""
+    if n_images(X) == 0:
+        raise ValueError("There is no photograph in X.")
 
 
 def n_images(X):
@@ -74,19 +78,20 @@ def n_images(X):
     return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
-def _rows_of(transformer, X):
-    rows = as_array(transformer.transform(X))
-    if rows.ndim != 2:
+def check_rows(extractor):
+    """Raise where the features of a photograph are maps and not a row."""
+    if extractor.gives_maps and len(extractor.map_shapes[0]) > 1:
         raise ValueError(
             "pooling=None gives maps, not one row per photograph: choose a pooling, such as 'avg'."
         )
-    return rows
 
 
-def _without_unreadable(rows, may_be_empty):
+def _readable_rows(extractor, images):
+    check_rows(extractor)
+    rows = extractor.compute(images)
     readable = np.flatnonzero(~np.isnan(rows).any(axis=1))
-    if not len(readable) and not may_be_empty:
-        raise ValueError("None of the photographs can be read.")
+    if not len(readable):
+        raise ValueError(NONE_READABLE)
     return readable, rows[readable]
 
 

@@ -1,10 +1,7 @@
 """The maps that a network computes for images, and the pictures they belong to."""
 
-from dataclasses import replace
-
 import numpy as np
 from sklearn.base import clone
-from sklearn.utils import _safe_indexing
 
 from sklearn_cnnfeat._images import ImageSpec
 from sklearn_cnnfeat._transformer import extractor_for, is_fitted
@@ -185,33 +182,3 @@ class Pictures:
     def name(self, i):
         """Return what photograph `i` is called: its path, or its position."""
         return self._images.name(i)
-
-
-# --- chunks -----------------------------------------------------------------------------------
-
-# Bytes of maps that are held at a time.
-_MOST_BYTES = 64e6
-
-
-def chunks_of_maps(transformer, X, positions, layers=None):
-    """Yield positions and maps, one array per layer, of photographs in bounded memory.
-
-    The photographs must be readable. The first item is the extractor that gives the maps.
-    """
-    if not is_fitted(transformer):
-        transformer = clone(transformer).fit(X)
-    extractor, first = _read(transformer, X, positions[:1])
-    if layers is not None:
-        layers = layers if isinstance(layers, (list, tuple)) else [layers]
-    # Maps of thousands of photographs would fill the cache, and each chunk would have its bar.
-    extractor = replace(giving_maps(extractor, first, layers), cache=None, verbose=0)
-    yield extractor
-    n_bytes = 4 * sum(int(np.prod(shape)) for shape in extractor.map_shapes)
-    size = int(np.clip(_MOST_BYTES // n_bytes, 1, 64))
-    for start in range(0, len(positions), size):
-        chunk = positions[start : start + size]
-        yield chunk, maps_of(extractor, _read(transformer, X, chunk)[1])
-
-
-def _read(transformer, X, positions):
-    return extractor_for(transformer, _safe_indexing(X, positions), on_error="raise")

@@ -7,10 +7,7 @@ from sklearn_cnnfeat._inspection.decision import decision_map
 from sklearn_cnnfeat._inspection.drawing import as_text, draw_decision, new_grid, text_color
 from sklearn_cnnfeat._inspection.gallery import choose_photos, predict_photos
 from sklearn_cnnfeat._inspection.judged import n_images, pick, warn_of_unreadable
-from sklearn_cnnfeat._inspection.maps import Pictures
 from sklearn_cnnfeat._inspection.thumbnails import shrink
-from sklearn_cnnfeat._steps import as_transformer
-from sklearn_cnnfeat._transformer import extractor_for
 
 # Longest side of a photograph, in pixels.
 _SIDE = 480
@@ -167,9 +164,8 @@ class PredictionGalleryDisplay:
         pictures, decisions, names = [], [], []
         for position in positions:
             i, pipeline = predictions.indices[position], predictions.pipelines[position]
-            found = Pictures(*extractor_for(as_transformer(pipeline, step), pick(X, [i])))
-            pictures.append(shrink(found.whole(0), _SIDE))
-            names.append(found.name(0))
+            pictures.append(shrink(predictions.pictures.whole(i), _SIDE))
+            names.append(predictions.pictures.name(i))
             if maps is not None:
                 decisions.append(
                     decision_map(

@@ -1,6 +1,9 @@
-"""The way of one image through a pipeline: to its network, and from there to the decision."""
+"""The way of photographs through a pipeline: to its network, and from there to the decision."""
+
+from functools import cached_property
 
 import numpy as np
+from sklearn.base import is_classifier, is_regressor
 from sklearn.pipeline import Pipeline
 
 from sklearn_cnnfeat._inspection.affine import pull_back, pull_back_front
@@ -19,36 +22,57 @@ from sklearn_cnnfeat._transformer import extractor_for
 
 
 class Route:
-    """The way of one image through a pipeline: to its network, and from there to the decision."""
+    """The way of photographs through a pipeline: to its network, and from there to the decision.
 
-    def __init__(self, pipeline, step, image):
-        steps = flatten(pipeline)
-        self.final = steps[-1][1]
-        # The step that is the network, or holds it beside others.
-        position = next(
-            i for i, (name, _) in enumerate(steps) if step == name or step.startswith(name + "__")
-        )
-        name, self._front = steps[position]
-        self._inner = step[len(name) + 2 :]
-        self._behind = steps[position + 1 : -1]
-        cnn = child(self._front, self._inner)
-        X = as_batch(image, cnn) if position == 0 and not self._inner else image
-        n_images = X.shape[0] if hasattr(X, "shape") else len(X)
-        if n_images != 1:
-            raise ValueError(f"One image is explained at a time. Got {n_images} instead.")
-        for _, before in steps[:position]:
-            X = before.transform(X)
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted.
+    step : str
+        Name of the network's step, as in ``set_params``.
+    X : sequence of images
+        What the pipeline gets.
+    """
+
+    def __init__(self, pipeline, step, X):
+        self.final, before, self._front, self._inner, self._behind = _parts(pipeline, step)
+        for _, part in before:
+            X = part.transform(X)
         self._X = X
-        X = _images_of(self._front, self._inner, X)
-        self.extractor, self.images = extractor_for(cnn, X)
+
+    @cached_property
+    def _opened(self):
+        X = _images_of(self._front, self._inner, self._X)
+        return extractor_for(child(self._front, self._inner), X)
+
+    @property
+    def extractor(self):
+        """What computes the network's rows."""
+        return self._opened[0]
+
+    @property
+    def images(self):
+        """What the network gets."""
+        return self._opened[1]
 
     def forward(self, rows):
-        """Return what each step behind the network gets, the final one included."""
+        """Return what each step behind the network gets, the final one included.
+
+        There is one row for each photograph, or any number of rows for a single one.
+        """
         with without_name_warnings():
             inputs = [_forward(self._front, self._inner, self._X, rows)]
             for _, step in self._behind:
                 inputs.append(as_array(step.transform(inputs[-1])))
         return inputs
+
+    def features(self, rows):
+        """Return what the predictor gets; without one, what the last step gives."""
+        last = self.forward(rows)[-1]
+        if self.final is self._front or is_predictor(self.final):
+            return last
+        with without_name_warnings():
+            return as_array(self.final.transform(last))
 
     def pull_back(self, inputs, form):
         """Return the form of the network's features for the one of `inputs[-1]`, and a shift."""
@@ -58,6 +82,41 @@ class Route:
             total += shift
         form, shift = pull_back_front(self._front, self._inner, self._X, form)
         return form, total + shift
+
+
+def final_step(pipeline):
+    """Return the last step, that of a pipeline inside it included."""
+    return flatten(pipeline)[-1][1]
+
+
+def is_predictor(step):
+    """Tell whether a step of a pipeline predicts classes or values."""
+    return hasattr(step, "predict") and (is_classifier(step) or is_regressor(step))
+
+
+def one_image(pipeline, step, image):
+    """Return one image as an `X` of one, as a pipeline gets it; raise if there are several."""
+    _, before, front, inner, _ = _parts(pipeline, step)
+    X = image if before or inner else as_batch(image, front)
+    n_images = X.shape[0] if hasattr(X, "shape") else len(X)
+    if n_images != 1:
+        raise ValueError(f"One image is explained at a time. Got {n_images} instead.")
+    return X
+
+
+def _parts(pipeline, step):
+    """Return the final step, those before the network, the one that holds it, and the rest.
+
+    The one that holds it comes with the network's name inside it.
+    """
+    steps = flatten(pipeline)
+    # The step that is the network, or holds it beside others.
+    position = next(
+        i for i, (name, _) in enumerate(steps) if step == name or step.startswith(name + "__")
+    )
+    name, front = steps[position]
+    inner = step[len(name) + 2 :]
+    return steps[-1][1], steps[:position], front, inner, steps[position + 1 : -1]
 
 
 def _images_of(part, inner, X):
@@ -77,6 +136,8 @@ def _forward(part, inner, X, rows):
         for _, step in behind(part, name):
             inside = as_array(step.transform(inside))
         return inside
-    out = np.repeat(as_array(part.transform(X)).astype(np.float64), len(rows), axis=0)
+    out = as_array(part.transform(X)).astype(np.float64)
+    if len(out) != len(rows):
+        out = np.repeat(out, len(rows), axis=0)
     out[:, columns_of(part, name, X)] = inside * weight_of(part, name)
     return out

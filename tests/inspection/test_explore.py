@@ -141,25 +141,26 @@ def test_feature_maps(page, data):
     cnn = CNNFeatureTransformer(network, "one", pooling=None, verbose=0)
     maps = cnn.fit_transform(photos[:5])
     facts = page.facts
-    assert facts["layers"] == ["three", "one"] and facts["widths"] == [16, 4]
-    height, width = facts["shapes"][1]
+    assert facts["layers"] == ["one", "three"] and facts["widths"] == [4, 16]
+    height, width = facts["shapes"][0]
     # 30 x 30 positions, as the means of 2 x 2 blocks
     assert (height, width) == (15, 15)
-    before = np.prod(facts["decisions"][4][:2]) + 8 * np.prod(facts["shapes"][0])
+    before = np.prod(facts["decisions"][4][:2])
     content = page.maps("maps", 4)
-    stored = np.frombuffer(content, np.uint8)[before:].reshape(-1, 15, 15)
-    channels = facts["channels"][4][1]
+    stored = np.frombuffer(content, np.uint8)[before:][: 4 * 15 * 15].reshape(-1, 15, 15)
+    assert len(content) == before + 4 * 15 * 15 + 8 * np.prod(facts["shapes"][1])
+    channels = facts["channels"][4][0]
     assert len(stored) == len(channels) == 4
     strength = np.abs(maps[4]).mean(axis=(0, 1))
     assert channels == np.argsort(-strength, kind="stable").tolist()
-    for one, channel, peak in zip(stored, channels, facts["peaks"][4][1], strict=True):
+    for one, channel, peak in zip(stored, channels, facts["peaks"][4][0], strict=True):
         small = maps[4, ..., channel].reshape(15, 2, 15, 2).mean(axis=(1, 3))
         expected = 255 * small / small.max() if small.max() > 0 else small
         np.testing.assert_allclose(one, expected, atol=0.51)
         assert peak == pytest.approx(maps[4, ..., channel].max(), rel=0.006)
     assert facts["details"] == [4, 7]
     every = np.frombuffer(page.maps("details", 0), np.uint8)
-    assert len(every) == 16 * np.prod(facts["shapes"][0]) + 4 * 15 * 15
+    assert len(every) == 4 * 15 * 15 + 16 * np.prod(facts["shapes"][1])
 
 
 def test_photographs_are_small_webp_files(page, data):
@@ -181,9 +182,15 @@ def test_a_transformer_alone_and_a_regressor(data, tmp_path):
     assert "need a pipeline" in alone.facts["decisionNote"]
     values = np.arange(N) / 7
     regressor = make_pipeline(cnn, Ridge()).fit(photos, values)
-    page = Page(explore(regressor, photos, to=tmp_path / "b.html").read_text(encoding="utf-8"))
+    page = Page(explore(regressor, photos, values, tmp_path / "b.html").read_text("utf-8"))
     expected = [f"{value:.4g}" for value in regressor.predict(photos)]
     assert page.facts["values"] == expected
+    assert page.facts["targets"] == [f"{value:.4g}" for value in values]
+    pairs = np.column_stack([values, -values])
+    both = make_pipeline(cnn, Ridge()).fit(photos, pairs)
+    page = Page(explore(both, photos, to=tmp_path / "c.html").read_text("utf-8"))
+    first, second = both.predict(photos)[0]
+    assert page.facts["values"][0] == f"{first:.4g}, {second:.4g}"
 
 
 def test_curved_classifiers_have_no_decision_maps(data, tmp_path):
@@ -300,8 +307,8 @@ def test_a_click_shows_a_photograph(opened, data):
     assert not tab.locator(".photo canvas").is_visible()
     headings = tab.locator("#panel h3").all_inner_texts()
     assert headings[1:] == [
-        "three: the 8 strongest of 16 channels",
         "one: the 4 strongest of 4 channels",
+        "three: the 8 strongest of 16 channels",
     ]
     # A neighbor is shown by a click.
     name = tab.locator(".thumbs button").first.get_attribute("title").removesuffix(", mistake")

@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_pre
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from small_network import save_network, save_photos
+from small_network import count_computed, save_network, save_photos
 
 from sklearn_cnnfeat import (
     ChannelExamplesDisplay,
@@ -276,23 +276,41 @@ def test_crops_are_what_the_position_sees(data):
 
 
 def test_memory_holds_a_few_maps_at_a_time(data, monkeypatch):
-    from sklearn_cnnfeat._inspection import maps
+    from sklearn_cnnfeat._inspection import channel_examples, one_pass
 
     network, photos, _ = data
     expected = ChannelExamplesDisplay.from_estimator(network, photos, 1, "one")
-    monkeypatch.setattr(maps, "_MOST_BYTES", 1)
-    sizes = [
-        len(positions)
-        for positions, _ in list(
-            maps.chunks_of_maps(
-                CNNFeatureTransformer(network, "one", verbose=0), photos, np.arange(N)
-            )
-        )[1:]
-    ]
-    assert sizes == [1] * N
+    monkeypatch.setattr(one_pass, "_MOST_BYTES", 1)
+    sizes = []
+    take = channel_examples.StrongestExamples.take
+
+    def count(self, positions, maps):
+        sizes.append(len(positions))
+        take(self, positions, maps)
+
+    monkeypatch.setattr(channel_examples.StrongestExamples, "take", count)
     display = ChannelExamplesDisplay.from_estimator(network, photos, 1, "one")
+    assert sizes == [1] * N
     np.testing.assert_array_equal(display.values[0], expected.values[0])
     np.testing.assert_array_equal(display.indices[0], expected.indices[0])
+
+
+def test_examples_take_one_pass_whatever_cannot_be_read(data, tmp_path, monkeypatch):
+    network, photos, _ = data
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    paths = [str(broken), *photos[:6]]
+    cnn = CNNFeatureTransformer(network, "two", on_error="nan", verbose=0).fit(photos)
+    computed = count_computed(monkeypatch)
+    with pytest.warns(UserWarning, match="1 of 7 photographs cannot be read and are left out"):
+        display = ChannelExamplesDisplay.from_estimator(cnn, paths, 5, n_examples=7)
+    assert sorted(computed) == [1, 2, 3, 4, 5, 6]
+    assert sorted(display.indices[0]) == [1, 2, 3, 4, 5, 6]
+    with (
+        pytest.warns(UserWarning, match="broken"),
+        pytest.raises(ValueError, match="None of the photographs can be read"),
+    ):
+        ChannelExamplesDisplay.from_estimator(cnn, [str(broken)], 5)
 
 
 def test_channels_that_are_not_there(data):

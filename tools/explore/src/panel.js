@@ -60,6 +60,7 @@ export function makePanel(element, onPick) {
       rows.push(["predicted", dd]);
     }
     if (facts.scores) rows.push([facts.scoreName, String(facts.scores[i])]);
+    if (facts.targets) rows.push(["true", facts.targets[i]]);
     if (facts.values) rows.push(["predicted", facts.values[i]]);
     const list = make("dl");
     for (const [name, value] of rows) {
