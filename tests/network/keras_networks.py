@@ -2,7 +2,9 @@
 
 ``keras_networks.py tensorflow NAME FOLDER`` gives it weights with which signals neither grow nor
 fade, saves them, and saves the values of its first, middle and last layer.
-``keras_networks.py openvino NAME FOLDER`` loads the weights, converts, and saves the same.
+``keras_networks.py exact NAME FOLDER`` loads the weights and saves the same in float64.
+``keras_networks.py openvino NAME FOLDER`` loads the weights, converts by Keras' OpenVINO backend,
+and saves the same; ``keras_networks.py frozen NAME FOLDER`` converts by TensorFlow.
 """
 
 import json
@@ -67,20 +69,45 @@ def run_tensorflow(name, folder):
     (folder / f"{name}.tensorflow.json").write_text(json.dumps(described))
 
 
-def run_openvino(name, folder):
+def run_exact(name, folder):
+    import keras
+
+    from sklearn_cnnfeat._network.keras_layers import compute, compute_layers
+
+    _, x = build(name)
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    model, _ = build(name)
+    model.load_weights(folder / f"{name}.weights.h5")
+    calls = compute_layers(model, x.astype(np.float64), compute)
+    values = {layer.path: np.asarray(value) for layer, value, _ in calls}
+    for which, path in wanted([layer for layer, *_ in calls]).items():
+        assert values[path].dtype == np.float64, path
+        np.save(folder / f"{name}.exact.{which}.npy", values[path])
+
+
+def run_converted(name, folder, converter):
     from sklearn_cnnfeat._network.runtime import import_openvino
 
     openvino = import_openvino()
     from sklearn_cnnfeat._network.folding import fold_batch_normalization
     from sklearn_cnnfeat._network.identities import drop_identities
-    from sklearn_cnnfeat._network.keras_openvino import convert
-    from sklearn_cnnfeat._network.keras_openvino_layers import unsupported
     from sklearn_cnnfeat._network.layout import carry_transpositions
     from sklearn_cnnfeat._network.spec import Source
 
     model, x = build(name)
     model.load_weights(folder / f"{name}.weights.h5")
-    converted = convert(model, Source("zoo", name), x.shape[1:])
+    source, problems = Source("zoo", name), []
+    if converter == "openvino":
+        from sklearn_cnnfeat._network import keras_openvino
+        from sklearn_cnnfeat._network.keras_openvino_layers import unsupported
+
+        problems = unsupported(model)
+        converted = keras_openvino.convert(model, source, x.shape[1:])
+    else:
+        from sklearn_cnnfeat._network import keras_tensorflow
+
+        converted, _ = keras_tensorflow.convert(model, source, x.shape[1:])
     outputs = drop_identities(converted.model, converted.outputs)
     carried = carry_transpositions(converted.model, outputs)
     orders = {path: order for path, (_, order) in carried.items()}
@@ -92,15 +119,15 @@ def run_openvino(name, folder):
         value = compiled({0: x})[0]
         order = orders[path]
         value = value if order is None else value.transpose(order)
-        np.save(folder / f"{name}.openvino.{which}.npy", value)
+        np.save(folder / f"{name}.{converter}.{which}.npy", value)
     report = {
-        "problems": unsupported(model),
+        "problems": problems,
         "layers": {path: which for which, path in paths.items()},
         "described": describe(converted.layers),
         "dense": sum(layer.type == "Dense" for layer in converted.layers),
         "transpositions": n_transpositions(compiled),
     }
-    (folder / f"{name}.json").write_text(json.dumps(report))
+    (folder / f"{name}.{converter}.json").write_text(json.dumps(report))
 
 
 def compile_one(openvino, converted, output, x):
@@ -124,7 +151,10 @@ def n_transpositions(compiled):
 
 
 if __name__ == "__main__":
-    backend, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    os.environ["KERAS_BACKEND"] = backend
+    how, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    os.environ["KERAS_BACKEND"] = "openvino" if how == "openvino" else "tensorflow"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    {"tensorflow": run_tensorflow, "openvino": run_openvino}[backend](name, folder)
+    if how in ("tensorflow", "exact"):
+        {"tensorflow": run_tensorflow, "exact": run_exact}[how](name, folder)
+    else:
+        run_converted(name, folder, how)

@@ -119,6 +119,7 @@ def networks_folder(tmp_path_factory):
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("converter", ["openvino", pytest.param("frozen", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name",
     [
@@ -126,15 +127,22 @@ def networks_folder(tmp_path_factory):
         for name in list_models()
     ],
 )
-def test_networks_are_as_on_tensorflow(networks_folder, name):
-    for backend in ("tensorflow", "openvino"):
-        run_script("keras_networks.py", backend, name, networks_folder)
-    report = json.loads((networks_folder / f"{name}.json").read_text())
+def test_networks_are_as_on_tensorflow(networks_folder, name, converter):
+    for how in ("tensorflow", converter):
+        run_script("keras_networks.py", how, name, networks_folder)
+
+    def values(how, which):
+        return np.load(networks_folder / f"{name}.{how}.{which}.npy")
+
+    report = json.loads((networks_folder / f"{name}.{converter}.json").read_text())
     assert report["problems"] == []
     for path, which in report["layers"].items():
-        expected = np.load(networks_folder / f"{name}.tensorflow.{which}.npy")
-        found = np.load(networks_folder / f"{name}.openvino.{which}.npy")
-        assert difference(found, expected) <= _CLOSE, path
+        expected = values("tensorflow", which)
+        error = difference(values(converter, which), expected)
+        if error > _CLOSE:
+            # Where rounding grows from layer to layer, Keras itself is as far from exact numbers.
+            run_script("keras_networks.py", "exact", name, networks_folder)
+            assert error <= 3 * difference(expected, values("exact", which)), path
     # The same layers, shapes included, on both backends.
     assert report["described"] == json.loads(
         (networks_folder / f"{name}.tensorflow.json").read_text()
