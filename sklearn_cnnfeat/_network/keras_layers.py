@@ -15,7 +15,7 @@ import numpy as np
 from sklearn_cnnfeat._images import MOST_PIXELS
 from sklearn_cnnfeat._network.keras_models import construct, import_keras
 from sklearn_cnnfeat._network.layers import Kernel, Layer, sentence
-from sklearn_cnnfeat._network.model_files import cause_of
+from sklearn_cnnfeat._network.refusals import cause_of
 from sklearn_cnnfeat._network.spec import describe
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat.exceptions import ModelFileError

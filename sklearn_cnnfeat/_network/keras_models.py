@@ -12,8 +12,9 @@ import numpy as np
 
 from sklearn_cnnfeat._files import digest_of_file
 from sklearn_cnnfeat._network.file_kinds import version_advice
-from sklearn_cnnfeat._network.model_files import cause_of, inspected_copy, saved_by
+from sklearn_cnnfeat._network.model_files import inspected_copy, saved_by
 from sklearn_cnnfeat._network.random_weights import draw
+from sklearn_cnnfeat._network.refusals import cause_of
 from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.weights import find_weights, missing_weights
 from sklearn_cnnfeat._network.zoo import find_architecture

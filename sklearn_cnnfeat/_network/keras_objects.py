@@ -12,7 +12,7 @@ import numpy as np
 
 from sklearn_cnnfeat._network.keras_layers import functional
 from sklearn_cnnfeat._network.keras_models import import_keras
-from sklearn_cnnfeat._network.model_files import REFUSED_LAYERS
+from sklearn_cnnfeat._network.model_configs import REFUSED_LAYERS
 
 # What Keras writes as a class in configurations and is none, such as the tensors between the layers
 # of a functional model.

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from sklearn_cnnfeat._network.model_files import show
+from sklearn_cnnfeat._network.refusals import show
 from sklearn_cnnfeat.exceptions import ModelFileError, UntrustedModelError
 
 # Bounds on what a network may be made of. The largest networks of timm have 5,000 nodes.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from sklearn_cnnfeat._network.axes import CHANNELS_FIRST, CHANNELS_LAST, find_axes
 from sklearn_cnnfeat._network.channels_first import to_converted
 from sklearn_cnnfeat._network.layers import Kernel, Layer, sentence
-from sklearn_cnnfeat._network.model_files import show
 from sklearn_cnnfeat._network.onnx_files import read_onnx
+from sklearn_cnnfeat._network.refusals import show
 from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.tokens import find_grid
 from sklearn_cnnfeat.exceptions import ModelFileError

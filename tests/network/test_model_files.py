@@ -37,6 +37,7 @@ from sklearn_cnnfeat import (
     layer_summary,
     list_models,
 )
+from sklearn_cnnfeat._network import model_configs
 from sklearn_cnnfeat._network import model_files as _inspect
 from sklearn_cnnfeat._network.model_files import inspect_file
 from sklearn_cnnfeat._network.zoo import find_architecture
@@ -219,7 +220,7 @@ def test_layers_of_all_sorts_are_let_through(suffix, tmp_path):
 
 def test_all_classes_of_keras_are_known():
     """A class that a newer Keras adds is refused until somebody has looked at it here."""
-    known = _inspect._CLASSES | _inspect.REFUSED_LAYERS
+    known = model_configs._CLASSES | model_configs.REFUSED_LAYERS
     for room in ("layers", "models", "initializers", "regularizers", "constraints"):
         module = getattr(keras, room)
         names = {name for name in dir(module) if isinstance(getattr(module, name), type)}
@@ -228,15 +229,15 @@ def test_all_classes_of_keras_are_known():
         names -= {"Initializer", "Regularizer", "Constraint"}
         assert names <= known, room
     functions = {name for name in dir(keras.activations) if name[0].islower()}
-    assert functions - {"deserialize", "get", "serialize"} <= _inspect._FUNCTIONS
+    assert functions - {"deserialize", "get", "serialize"} <= model_configs._FUNCTIONS
     for room in ("initializers", "regularizers", "constraints"):
         module = getattr(keras, room)
         short = {name for name in dir(module) if isinstance(getattr(module, name), type)}
         short = {name.replace("_", "").lower() for name in short if name[0].islower()}
-        assert short - {"initializer", "regularizer", "constraint"} <= _inspect._SHORT, room
-    for name in _inspect.REFUSED_LAYERS:
+        assert short - {"initializer", "regularizer", "constraint"} <= model_configs._SHORT, room
+    for name in model_configs.REFUSED_LAYERS:
         assert hasattr(keras.layers, name)
-        assert name not in _inspect._CLASSES
+        assert name not in model_configs._CLASSES
 
 
 def test_real_model(assets):
