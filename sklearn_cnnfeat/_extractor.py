@@ -15,9 +15,10 @@ from sklearn_cnnfeat._loop import Loop, thread_count
 from sklearn_cnnfeat._memory import check_memory
 from sklearn_cnnfeat._network.keras_models import is_keras_model
 from sklearn_cnnfeat._network.ncnn_networks import problem_of_ncnn
-from sklearn_cnnfeat._network.networks import check_precision, identify, open_network
+from sklearn_cnnfeat._network.networks import check_precision, open_network
 from sklearn_cnnfeat._network.pooling import feature_names, pooled_shape
 from sklearn_cnnfeat._network.spec import NetworkInfo, NetworkSpec
+from sklearn_cnnfeat._network.whole_networks import identify
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._progress import announce, progress
 from sklearn_cnnfeat._row_sinks import ArraySink, ShapedSink

@@ -19,8 +19,8 @@ from sklearn_cnnfeat._home import features_folder
 from sklearn_cnnfeat._images import FORMATS, ImageSpec
 from sklearn_cnnfeat._network import foreign
 from sklearn_cnnfeat._network.keras_models import is_keras_model
-from sklearn_cnnfeat._network.networks import identify
 from sklearn_cnnfeat._network.spec import NetworkSpec, Source
+from sklearn_cnnfeat._network.whole_networks import identify
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 from sklearn_cnnfeat._progress import announce
 from sklearn_cnnfeat._warn import warn

@@ -14,7 +14,7 @@ from sklearn_cnnfeat._inspection.drawing import (
 )
 from sklearn_cnnfeat._inspection.maps import choose_channels
 from sklearn_cnnfeat._inspection.source import network_of
-from sklearn_cnnfeat._network.networks import read_kernels
+from sklearn_cnnfeat._network.whole_networks import read_kernels
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._steps import as_transformer
 

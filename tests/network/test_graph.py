@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer, layer_summary
-from sklearn_cnnfeat._network import graph, networks
+from sklearn_cnnfeat._network import graph, store
 from sklearn_cnnfeat._network.pooling import SPP_LEVELS, spp_bins
 from sklearn_cnnfeat._network.runtime import import_openvino, import_operations
 from sklearn_cnnfeat._network.spec import Head
@@ -128,4 +128,4 @@ def test_a_row_does_not_depend_on_the_layers_beside_it(name):
         for path in chosen:
             alone = columns([path])[path]
             np.testing.assert_array_equal(together[path], alone, err_msg=f"{path} in {chosen}")
-    assert networks.store.measure_networks()[0] >= 1
+    assert store.measure_networks()[0] >= 1

@@ -16,7 +16,14 @@ import pytest
 from small_network import LAYERS, save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer, exceptions
-from sklearn_cnnfeat._network import conversion, converter, keras_models, networks, store
+from sklearn_cnnfeat._network import (
+    conversion,
+    converter,
+    keras_models,
+    networks,
+    store,
+    whole_networks,
+)
 from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 
 
@@ -212,7 +219,7 @@ def test_oldest_networks_leave_the_disk(pictures, home, tmp_path, monkeypatch):
 def test_few_programs_stay_in_memory(network, pictures, home):
     for layer in [*LAYERS, "pool", "mean", "rescale"]:
         _features(network, pictures, layer)
-    assert len(networks._compiled) == networks.MAX_IN_MEMORY
+    assert len(networks._compiled) == whole_networks.MAX_IN_MEMORY
 
 
 def test_changed_model_file_is_another_network(pictures, home, tmp_path):
@@ -384,7 +391,7 @@ def test_clones_share_the_loaded_network(network, pictures, home, count_builds):
     for thread in threads:
         thread.join()
     assert len(count_builds) == 1
-    assert len(networks._networks) == 1
+    assert len(whole_networks._networks) == 1
 
 
 def test_read_only_programs_serve(network, pictures, home):

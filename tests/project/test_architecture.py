@@ -49,7 +49,7 @@ ROOMS = {
     },
     "pyarrow": {"_extract/formats/parquet.py"},
     "zarr": {"_extract/formats/zarr.py"},
-    "h5py": {"_network/model_files.py"},
+    "h5py": {"_network/hdf5_files.py", "_network/model_files.py"},
     "sqlite3": {"_cache/feature_cache.py", "_cache/database.py"},
     "dask": {"_dask.py"},
     "distributed": {"_dask.py"},
