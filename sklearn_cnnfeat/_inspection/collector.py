@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.random_projection import GaussianRandomProjection
 
-from sklearn_cnnfeat._inspection.judged import class_scores, pick
+from sklearn_cnnfeat._inspection.judged import class_scores, n_images, pick
 from sklearn_cnnfeat._inspection.linear_decisions import LinearDecisions
 from sklearn_cnnfeat._inspection.page_maps import (
     N_CHANNELS,
@@ -19,16 +19,17 @@ from sklearn_cnnfeat._inspection.pipeline_steps import without_name_warnings
 from sklearn_cnnfeat._inspection.route import Route, final_step, is_predictor
 from sklearn_cnnfeat.exceptions import NotAffineError
 
-# Features beyond which distances are projected to fewer dimensions.
-_MOST_FEATURES, _PROJECTED = 4096, 1024
+# More features than this, for each photograph and together in bytes, are projected to fewer, which
+# keeps distances.
+_MOST_FEATURES, _MOST_BYTES = 4096, 32e6
+# Dimensions that they are projected to.
+_PROJECTED = 1024, 256
 
 
 @dataclass
 class Photo:
     """What is kept of one photograph."""
 
-    # What the predictor gets, perhaps projected.
-    features: np.ndarray
     # What is predicted, and one score per class.
     predicted: object
     scores: np.ndarray | None
@@ -38,7 +39,7 @@ class Photo:
     channels: list
     peaks: list
     # The decision map and the maps of these channels, packed.
-    maps: str
+    maps: bytes
 
 
 class Collector:
@@ -84,7 +85,7 @@ class Collector:
         self.note = None
         self._X, self._pipeline, self._step = X, pipeline, step
         self._n_own, self._shown, self.side = n_own, shown, side
-        self._projection = None
+        self._features = self._projection = None
         final = None if pipeline is None else final_step(pipeline)
         self.final = final if is_predictor(final) else None
         self._decisions = None
@@ -101,11 +102,10 @@ class Collector:
     def __call__(self, positions, rows, maps):
         """Take the rows of photographs, and the maps of each layer."""
         features, predicted, scores = self._judge(positions, rows)
-        kept = self._projected(features)
+        self._keep_features(positions, features)
         for k, i in enumerate(positions.tolist()):
             own = [values[k] for values in maps]
             self.photos[i] = Photo(
-                kept[k],
                 None if predicted is None else predicted[k],
                 None if scores is None else scores[k],
                 *self._maps_of(i, rows[k], own, None if predicted is None else predicted[k]),
@@ -128,13 +128,21 @@ class Collector:
         scores, self.are_probabilities = class_scores(self.final, features)
         return features, predicted, scores
 
-    def _projected(self, features):
+    def features_of(self, positions):
+        """Return what the predictor gets for photographs, perhaps projected."""
+        return self._features[positions]
+
+    def _keep_features(self, positions, features):
         features = np.asarray(features, np.float32)
-        if features.shape[1] <= _MOST_FEATURES:
-            return features.copy()
-        if self._projection is None:
-            self._projection = GaussianRandomProjection(_PROJECTED, random_state=0).fit(features)
-        return self._projection.transform(features).astype(np.float32)
+        if self._features is None:
+            n, width = n_images(self._X), features.shape[1]
+            if width > min(_MOST_FEATURES, max(_PROJECTED[0], _MOST_BYTES / (4 * n))):
+                width = _PROJECTED[0] if 4 * n * _PROJECTED[0] <= _MOST_BYTES else _PROJECTED[1]
+                self._projection = GaussianRandomProjection(width, random_state=0).fit(features)
+            self._features = np.empty((n, width), np.float32)
+        if self._projection is not None:
+            features = self._projection.transform(features)
+        self._features[positions] = features
 
     def _maps_of(self, i, row, maps, predicted):
         """Return the decision, channels, peaks and packed maps of a photograph."""

@@ -1,11 +1,11 @@
 """A page to look around in photographs: gather everything, then write one HTML file."""
 
 import os
-from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from sklearn import config_context
 from sklearn.base import clone, is_classifier
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline
@@ -32,6 +32,8 @@ from sklearn_cnnfeat._steps import as_transformer, chosen, find_step
 from sklearn_cnnfeat._transformer import extractor_for, is_fitted
 
 _NEIGHBORS = 8
+# Megabytes of distances at a time.
+_DISTANCES_MB = 8
 # Up to so many photographs: longest side of a photograph and of a map, in pixels.
 _SIZES = ((100, 448, 28), (500, 256, 28), (2500, 144, 14), (10_000, 80, 7), (np.inf, 56, 7))
 
@@ -119,7 +121,7 @@ def explore(
         raise ValueError(NONE_READABLE)
     warn_of_unreadable(n, len(readable))
     photos = [collector.photos[i] for i in readable]
-    features = np.stack([photo.features for photo in photos])
+    features = collector.features_of(readable)
     points = embed(features, method, is_scaled=opened.pipeline is not None)
     pictures = Pictures(opened.extractor, opened.images)
     places = {int(i): place for place, i in enumerate(readable)}
@@ -133,11 +135,11 @@ def explore(
         **_maps(collector, passing, shown, photos),
         "details": [places[i] for i in detailed],
     }
-    small = thumbnails(pictures, readable, photo_side)
+    small = thumbnails(pictures, readable, photo_side, webp)
     lines = {
         "maps": (photo.maps for photo in photos),
         "details": (collector.details.lines[i] for i in detailed),
-        "photos": (b64encode(webp(pixels)).decode() for pixels in small),
+        "photos": small,
     }
     write_page(to, facts, lines)
     return to
@@ -193,7 +195,9 @@ def _neighbors(features):
     if n_neighbors < 1:
         return [[] for _ in features]
     nearest = NearestNeighbors(n_neighbors=n_neighbors, metric="cosine").fit(features)
-    return nearest.kneighbors(return_distance=False).tolist()
+    # Distances between all photographs at once would take more memory than the network.
+    with config_context(working_memory=_DISTANCES_MB):
+        return nearest.kneighbors(return_distance=False).tolist()
 
 
 def _predictions(collector, photos, y):

@@ -152,6 +152,12 @@ def picture(extractor, images, i):
             pixels = _decode(extractor, images, i, *size)
     else:
         pixels = network_pixels(extractor, images, i)
+    return _as_uint8(pixels)
+
+
+def _as_uint8(pixels):
+    if pixels.dtype == np.uint8:
+        return pixels
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
@@ -177,7 +183,7 @@ class Pictures:
     def whole(self, i):
         """Return photograph `i` in its own size, as uint8."""
         pixels = self._images.decode(self._images.read(i), self._spec, self._images.name(i))
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        return _as_uint8(pixels)
 
     def name(self, i):
         """Return what photograph `i` is called: its path, or its position."""

@@ -6,9 +6,10 @@ import numpy as np
 
 from sklearn_cnnfeat._functions import apply_pooling
 from sklearn_cnnfeat._inspection.maps import picture_size
+from sklearn_cnnfeat._network.networks import forget_cut
 
 # What is held at a time: bytes of rows and maps, and photographs.
-_MOST_BYTES, _MOST_PHOTOS = 16e6, 64
+_MOST_BYTES, _MOST_PHOTOS = 4e6, 64
 
 
 def run_in_chunks(extractor, images, handle, positions=None, description="features"):
@@ -129,15 +130,19 @@ class RowsAndMaps:
         description : str
             What the progress bar says.
         """
-        if self.is_apart:
-            self._run_apart(handle, description)
-            return
 
         def split(positions, heads):
             maps = [heads[k] for k in self._maps]
             handle(positions, self._rows_of(heads, maps), maps)
 
-        run_in_chunks(self._joint, self._images, split, description=description)
+        try:
+            if self.is_apart:
+                self._run_apart(handle, description)
+            else:
+                run_in_chunks(self._joint, self._images, split, description=description)
+        finally:
+            # Nothing else asks for just these outputs: their network would only take memory.
+            forget_cut(self._joint.spec)
 
     def _rows_of(self, heads, maps):
         if self._extractor.pooling is None:

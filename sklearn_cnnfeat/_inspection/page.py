@@ -2,6 +2,7 @@
 
 import html
 import json
+from base64 import b64encode
 from importlib.resources import files
 
 from sklearn_cnnfeat._files import replaced_whole
@@ -34,8 +35,8 @@ def write_page(to, facts, blobs):
         The file.
     facts : dict
         What the script reads as JSON.
-    blobs : dict of str to iterable of str
-        Lines of base64, by the name of their element; written as they come.
+    blobs : dict of str to iterable of bytes
+        Pictures and maps by the name of their element, each a line of base64; written as they come.
     """
     folder = files("sklearn_cnnfeat._inspection") / "page_files"
     parts = {
@@ -50,8 +51,9 @@ def write_page(to, facts, blobs):
         file.write(f'<script type="application/json" id="facts">{as_json(facts)}</script>\n')
         for name, lines in blobs.items():
             file.write(f'<script type="text/plain" id="{name}">')
-            for k, line in enumerate(lines):
-                file.write(f"\n{line}" if k else line)
+            for k, data in enumerate(lines):
+                file.write("\n" if k else "")
+                file.write(b64encode(data).decode("ascii"))
             file.write("</script>\n")
         # Last, and not by replacement: a script may hold anything.
         start, end = after.split("/* script */")

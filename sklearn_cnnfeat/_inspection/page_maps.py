@@ -2,7 +2,6 @@
 
 import heapq
 import zlib
-from base64 import b64encode
 
 import numpy as np
 
@@ -47,10 +46,10 @@ def _shrink(maps, side):
 
 
 def pack(parts):
-    """Return arrays of bytes, compressed, as a line of base64."""
+    """Return arrays of bytes as one, compressed."""
     squeeze = zlib.compressobj(6, zlib.DEFLATED, -15)
     data = b"".join(part.tobytes() for part in parts)
-    return b64encode(squeeze.compress(data) + squeeze.flush()).decode()
+    return squeeze.compress(data) + squeeze.flush()
 
 
 class Details:
@@ -65,7 +64,7 @@ class Details:
 
     Attributes
     ----------
-    lines : dict of int to str
+    lines : dict of int to bytes
         What `make` has returned, by position.
     """
 

@@ -93,6 +93,8 @@ _CONTRIBUTIONS = {
 
 def spread(map_, shape):
     """Spread each number of a map evenly over the positions of a finer one that it covers."""
+    if map_.shape == tuple(shape):
+        return map_
     vertical, horizontal = (
         _overlaps(coarse, fine) for coarse, fine in zip(map_.shape, shape, strict=True)
     )

@@ -1,9 +1,13 @@
 """Small pictures of photographs, for displays of many of them."""
 
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
+import joblib
 import numpy as np
+
+_QUALITY = 70
 
 
 def shrink(pixels, side):
@@ -18,20 +22,30 @@ def shrink(pixels, side):
     return np.asarray(image)
 
 
-def thumbnails(pictures, positions, side):
-    """Yield small pictures of photographs, in order, decoded by a few threads."""
-    with ThreadPoolExecutor(4) as pool:
-        # In portions: a photograph of a camera takes 36 MB until it is shrunk.
-        for start in range(0, len(positions), 64):
-            yield from pool.map(
-                lambda i: shrink(pictures.whole(i), side), positions[start : start + 64]
-            )
+def thumbnails(pictures, positions, side, encode=None):
+    """Yield small pictures of photographs, in order, as `encode` returns them."""
+
+    def make(i):
+        small = shrink(pictures.whole(i), side)
+        return small if encode is None else encode(small)
+
+    # As many as there are cores, and one waiting: a photograph of a camera takes 36 MB until it is
+    # shrunk.
+    n_threads = joblib.cpu_count()
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting = deque()
+        for i in positions:
+            waiting.append(pool.submit(make, i))
+            if len(waiting) > n_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def webp(pixels, quality=70):
+def webp(pixels):
     """Return a picture as the bytes of a WebP file."""
     from PIL import Image
 
     buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", quality=quality, method=3)
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=_QUALITY, method=3)
     return buffer.getvalue()

@@ -97,6 +97,14 @@ def forget_networks():
     check_openvino.cache_clear()
 
 
+def forget_cut(spec):
+    """Drop one part of a network from memory; what is on the disk stays."""
+    fingerprint = spec.fingerprint()
+    with _lock:
+        for key in [key for key in _compiled if key[0] == fingerprint]:
+            del _compiled[key]
+
+
 # --- from a spec to something that runs -----------------------------------------------------------
 
 
