@@ -115,6 +115,8 @@ class NcnnCut:
                 while len(_loaded) >= _MAX_LOADED:
                     _loaded.popitem(last=False)
                 _loaded[self] = NcnnNetwork(self.read())
+                # ncnn has its own copy of the weights.
+                self._cut.release()
             _loaded.move_to_end(self)
             return _loaded[self]
 

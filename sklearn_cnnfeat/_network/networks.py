@@ -213,6 +213,10 @@ class OpenVINONetwork(CompiledNetwork):
             return read_network(self._quantized.folder / GRAPH)
         return self._whole.cut(self.info.heads, self.spec.preprocessing)
 
+    def release(self):
+        """Drop from memory what `read` has kept there; it is read again when it is needed."""
+        self._whole.release()
+
     def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
         try:
             return OpenVINOEngine(self.read(), dtype, precision, n_threads, batch_size, n_callers)

@@ -51,7 +51,13 @@ class WholeNetwork:
         with self._lock:
             if self._model is None:
                 self._model = read_network(self._stored.folder / GRAPH)
-        return graph.cut(self._model, heads, self.record.permutations or {}, preprocessing)
+            model = self._model
+        return graph.cut(model, heads, self.record.permutations or {}, preprocessing)
+
+    def release(self):
+        """Drop the graph from memory until it is cut again."""
+        with self._lock:
+            self._model = None
 
 
 class Recent(OrderedDict):

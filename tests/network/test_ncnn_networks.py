@@ -3,6 +3,7 @@
 import pickle
 import sys
 import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -184,6 +185,25 @@ def test_other_numbers_are_noticed(plain, images, monkeypatch, forgotten):
     with pytest.warns(EngineWarning, match="differ from OpenVINO's by"):
         cnn.fit(images)
     assert cnn.engine_ == "openvino"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads which files are in memory from /proc")
+def test_the_graph_leaves_memory_once_ncnn_has_the_weights(plain, images, forgotten):
+    def is_mapped():
+        return "network.bin" in Path("/proc/self/maps").read_text()
+
+    openvino = CNNFeatureTransformer(plain, "conv_48", "avg", engine="openvino").fit(images)
+    expected = openvino.transform(images)
+    assert is_mapped()
+    networks.forget_networks()
+    del openvino
+    cnn = CNNFeatureTransformer(plain, "conv_48", "avg").fit(images)
+    rows = cnn.transform(images)
+    assert not is_mapped()
+    # And it comes back for another cut of the network.
+    other = CNNFeatureTransformer(plain, "conv_32", "avg", engine="openvino").fit_transform(images)
+    assert other.shape == (len(images), 32)
+    np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_pickle_where_it_is_missing(plain, images, monkeypatch, tmp_path, forgotten):

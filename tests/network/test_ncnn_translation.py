@@ -281,6 +281,18 @@ def test_weights_kept_in_half_precision():
     check(builder.model(op.transpose(x, [0, 2, 3, 1])), 27)
 
 
+def test_transposed_kernels_are_not_copied():
+    builder = Builder()
+    kernel = op.constant(builder.numbers(3, 3, 3, 8))
+    x = op.transpose(builder.pixels, [0, 3, 1, 2])
+    x = op.convolution(x, op.transpose(kernel, [3, 2, 0, 1]), [1, 1], [1, 1], [1, 1], [1, 1])
+    model = builder.model(op.transpose(x, [0, 2, 3, 1]))
+    weights = [array for array, _ in translate(model).weights if array.ndim == 4]
+    assert [array.shape for array in weights] == [(8, 3, 3, 3)]
+    assert np.shares_memory(weights[0], kernel.data)
+    check(model, 27)
+
+
 def test_what_ncnn_lacks_is_named():
     builder = Builder()
     x = op.cos(builder.convolution(builder.pixels, 16, 1))

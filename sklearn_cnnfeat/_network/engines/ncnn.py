@@ -179,9 +179,9 @@ def _make_reader(ncnn, weights):
     """Return what ncnn reads weights from, where they are in memory."""
 
     class Reader(ncnn.DataReader):
-        def __init__(self):
+        def __init__(self, parts):
             super().__init__()
-            self._parts = _parts(weights)
+            self._parts = parts
 
         def read(self, target, size):
             part = next(self._parts, None)
@@ -190,7 +190,7 @@ def _make_reader(ncnn, weights):
             ctypes.memmove(_pointer_of(target, None), part.ctypes.data, size)
             return size
 
-    return Reader()
+    return Reader(_parts(weights))
 
 
 def _parts(weights):

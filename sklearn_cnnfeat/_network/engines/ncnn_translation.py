@@ -139,6 +139,8 @@ class _Translator:
             return node.get_data(dtype=np.float32) if kind in ("f16", "bf16") else node.data
         if node.get_type_name() == "ShapeOf":
             return np.array(list(node.input(0).get_shape()), np.int64)
+        if node.get_type_name() == "Transpose":
+            return self._compute_transpose(node)
         inputs = [self.evaluate(entry.get_source_output()) for entry in node.inputs()]
         if not inputs or any(values is None for values in inputs):
             return None
@@ -151,6 +153,13 @@ class _Translator:
         if not node.evaluate(outputs, inputs):
             return None
         return np.array(outputs[output.get_index()].data)
+
+    def _compute_transpose(self, node):
+        """Return a view: Keras transposes all kernels, and a copy of them would be large."""
+        array, order = (self.evaluate(entry.get_source_output()) for entry in node.inputs())
+        if array is None or order is None:
+            return None
+        return array.transpose(tuple(order.ravel()) or None)
 
 
 def _key(output):
