@@ -281,10 +281,11 @@ def convert(source, input_size, folder, module=None):
     if source.kind == "timm":
         facts, weights = _timm_facts(source.name), _timm_weights(source)
         return _process().run(_convert_timm, source, facts, weights, input_size, folder)
-    from sklearn_cnnfeat._network import torch_models
+    from sklearn_cnnfeat._network.torch_conversion import convert_module
+    from sklearn_cnnfeat._network.torch_models import find_channels
 
-    size = (*input_size, torch_models.find_channels(module))
-    converted = torch_models.convert_module(module, size, describe(source))
+    size = (*input_size, find_channels(module))
+    converted = convert_module(module, size, describe(source))
     lasting = has_lasting_identity(module)
     return _finish(converted, source, folder, f"PyTorch {installed_version('torch')}", lasting)
 
@@ -347,6 +348,7 @@ def _run(converted, path, images):
 def describe_module(source, input_size, module=None):
     """Return a module, its record, and the order of the axes of each layer's output."""
     from sklearn_cnnfeat._network import torch_models
+    from sklearn_cnnfeat._network.torch_calls import list_module_layers
 
     resize = None
     if source.kind == "timm":
@@ -356,7 +358,7 @@ def describe_module(source, input_size, module=None):
         torch_models.check_module(module)
         size = (*input_size, torch_models.find_channels(module))
         module = torch_models.as_float32(module)
-    layers, orders = torch_models.list_module_layers(module, size, describe(source), resize)
+    layers, orders = list_module_layers(module, size, describe(source), resize)
     record = NetworkRecord(
         layers=tuple(layers),
         n_layers=len(layers),

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from sklearn_cnnfeat._network.torch_models import (
-    convert_module,
-    import_torch,
-)
+from sklearn_cnnfeat._network.torch_conversion import convert_module
+from sklearn_cnnfeat._network.torch_models import import_torch
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
 PREFIX = "timm/"

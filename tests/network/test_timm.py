@@ -17,7 +17,7 @@ from sklearn_cnnfeat._network.timm_models import (  # noqa: E402
     open_timm,
     timm_facts,
 )
-from sklearn_cnnfeat._network.torch_models import convert_module  # noqa: E402
+from sklearn_cnnfeat._network.torch_conversion import convert_module  # noqa: E402
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError  # noqa: E402
 
 TOLERANCE = 5e-6

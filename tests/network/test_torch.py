@@ -11,12 +11,9 @@ from torch import nn  # noqa: E402
 from torch_networks import ChannelsLast, Residual, Tokens, scale_weights  # noqa: E402
 
 from sklearn_cnnfeat._network.layers import find_layer  # noqa: E402
-from sklearn_cnnfeat._network.torch_models import (  # noqa: E402
-    check_module,
-    convert_module,
-    find_channels,
-    list_module_layers,
-)
+from sklearn_cnnfeat._network.torch_calls import list_module_layers  # noqa: E402
+from sklearn_cnnfeat._network.torch_conversion import convert_module  # noqa: E402
+from sklearn_cnnfeat._network.torch_models import check_module, find_channels  # noqa: E402
 from sklearn_cnnfeat.exceptions import LayerNotFoundError  # noqa: E402
 
 # float32 rounding through the layers of these networks.

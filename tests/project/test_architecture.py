@@ -27,9 +27,13 @@ ROOMS = {
     "tensorflow": {"_network/keras_tensorflow.py"},
     "openvino": {
         "_network/runtime.py",
+        "_network/torch_conversion.py",
+    },
+    "torch": {
+        "_network/engines/framework.py",
+        "_network/torch_calls.py",
         "_network/torch_models.py",
     },
-    "torch": {"_network/engines/framework.py", "_network/torch_models.py"},
     "timm": {"_network/timm_models.py"},
     "huggingface_hub": {"_network/timm_models.py"},
     "nncf": {"_network/quantize.py"},

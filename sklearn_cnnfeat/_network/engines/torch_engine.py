@@ -10,7 +10,8 @@ import numpy as np
 
 from sklearn_cnnfeat._network.pooling import pool
 from sklearn_cnnfeat._network.spec import Normalization
-from sklearn_cnnfeat._network.torch_models import find_layers_called, import_torch
+from sklearn_cnnfeat._network.torch_calls import find_layers_called
+from sklearn_cnnfeat._network.torch_models import import_torch
 
 # Images for one call on a GPU, where no other number is asked for, and on a CPU.
 _GPU_BATCH, _CPU_BATCH = 128, 8

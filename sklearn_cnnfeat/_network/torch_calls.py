@@ -1,0 +1,280 @@
+"""The layers of PyTorch modules: calls of submodules, their outputs, and which axis is which.
+
+A module is called three times on tensors without content, which gives the shapes of all layers and
+which axis is which. It runs in evaluation mode and is left as it was.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from sklearn_cnnfeat._network.axes import CHANNELS_FIRST, find_axes
+from sklearn_cnnfeat._network.layers import Kernel, Layer, sentence
+from sklearn_cnnfeat._network.tokens import find_grid
+from sklearn_cnnfeat._network.torch_models import import_torch
+
+
+@dataclass
+class Call:
+    """One call of one submodule."""
+
+    path: str
+    module: object
+    # Path of the call that gave its input.
+    source: str | None
+    # What was kept of its output; None where that is not a tensor of floating-point numbers.
+    value: object
+    problem: str | None = None
+
+
+@contextmanager
+def evaluating(module):
+    """Put a module into evaluation mode and back, without calling any code of its own."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def record_calls(module, images, keep):
+    """Return the calls of all submodules; where the module fails, those before it, and why.
+
+    `keep` is called with each output at once: what follows may change it in place.
+    """
+    torch = import_torch()
+    calls, counts, makers = [], {}, {}
+
+    def hook(path):
+        def note(part, inputs, output):
+            counts[path] = counts.get(path, 0) + 1
+            name = path if counts[path] == 1 else f"{path}#{counts[path]}"
+            first = inputs[0] if inputs else None
+            source = makers.get(id(first)) or makers.get(_storage(first))
+            value, problem = None, _problem_of(output)
+            if problem is None:
+                value = keep(output)
+                makers[id(output)] = name
+                makers.setdefault(_storage(output), name)
+                kept.append(output)  # an id is only its own while the tensor lives
+            calls.append(Call(name, part, source, value, problem))
+
+        return note
+
+    def _storage(value):
+        if not isinstance(value, torch.Tensor):
+            return None
+        return "storage", value.untyped_storage()._cdata
+
+    kept = []
+    handles = [
+        part.register_forward_hook(hook(path)) for path, part in module.named_modules() if path
+    ]
+    failure = None
+    try:
+        with torch.no_grad():
+            output = module(images)
+        if not calls and _problem_of(output) is None:
+            # A module without submodules is a layer itself.
+            name = type(module).__name__
+            calls.append(Call(name, module, None, keep(output)))
+    except Exception as error:
+        failure = error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls, failure
+
+
+class _Enough(Exception):
+    """All that was wanted has been computed; carries it out of a module."""
+
+
+def find_layers_called(module, images, wanted):
+    """Return the outputs of some calls by their paths; nothing behind the last one is computed."""
+    missing, found = set(wanted), {}
+
+    def keep(path, output):
+        if path in missing:
+            found[path] = output.clone()
+            missing.discard(path)
+            if not missing:
+                raise _Enough
+
+    counts = {}
+
+    def hook(path):
+        def note(part, inputs, output):
+            counts[path] = counts.get(path, 0) + 1
+            keep(path if counts[path] == 1 else f"{path}#{counts[path]}", output)
+
+        return note
+
+    parts = {path.partition("#")[0] for path in wanted}
+    handles = [
+        part.register_forward_hook(hook(path))
+        for path, part in module.named_modules()
+        if path in parts
+    ]
+    try:
+        output = module(images)
+        if not handles:  # a module without submodules is a layer itself
+            found[wanted[0]] = output
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _problem_of(output):
+    torch = import_torch()
+    if isinstance(output, torch.Tensor):
+        if output.is_floating_point():
+            return None
+        kind = str(output.dtype).removeprefix("torch.")
+        return f"an output of {kind} numbers"
+    return f"its output as a {type(output).__name__}, not as one tensor"
+
+
+def list_module_layers(module, size, name, resize=None):
+    """Return the `Layer` of every call in a module, and the order of the axes of each output.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    size : (int, int, int)
+        Height, width and channels of the images.
+    name : str
+        What the network is called in messages.
+    resize : callable, default=None
+        Takes height and width; returns the network for images of that size on the device "meta",
+        in evaluation mode. For networks that are built for one size only.
+    """
+    height, width, channels = size
+    with evaluating(module):
+        calls, failure = _imagine(module, (2, channels, height, width))
+        if failure is not None:
+            raise explain(failure, name, size) from failure
+        taller, _ = _imagine(module, (2, channels, 2 * height, width), resize)
+        wider, _ = _imagine(module, (2, channels, height, 2 * width), resize)
+    shapes = [
+        {call.path: call.value[1:] for call in others if call.value is not None}
+        for others in (taller, wider)
+    ]
+    layers, orders, maps, seen = [], {}, [], set()
+    for index, call in enumerate(calls):
+        layer = Layer(
+            path=call.path,
+            type=type(call.module).__name__,
+            index=index,
+            shape=None,
+            source=call.source,
+            **({} if id(call.module) in seen else _weights_of(call.module)),
+            problem=call.problem,
+        )
+        seen.add(id(call.module))
+        if call.value is not None:
+            layer, order = _place(layer, call, shapes, orders, layers)
+            if order is not None:
+                orders[call.path] = order
+                layer = _with_grid(layer, module, maps)
+                if len(layer.shape) == 3:
+                    maps.append(layer.shape[:2])
+        layers.append(layer)
+    return layers, orders
+
+
+def _place(layer, call, shapes, orders, layers):
+    """Return the layer with its logical shape, and the order of its axes."""
+    if call.value[:1] != (2,):
+        return replace(layer, problem="an output whose first axis is not the images'"), None
+    shape = call.value[1:]
+    likely = CHANNELS_FIRST if "2d" in layer.type else None
+    if likely is None and call.source in orders and len(shape) == 3:
+        before = next(entry for entry in layers if entry.path == call.source)
+        order = orders[call.source]
+        if before.shape == tuple(shape[axis] for axis in order[: len(shape)]):
+            likely = order
+    axes = find_axes(shape, *(others.get(call.path) for others in shapes), likely)
+    if axes.order is None:
+        return replace(layer, problem=axes.problem), None
+    return replace(layer, shape=tuple(shape[axis] for axis in axes.order)), axes.order
+
+
+def _with_grid(layer, module, maps):
+    if len(layer.shape) != 2:
+        return layer
+    n_prefix = getattr(module, "num_prefix_tokens", None)
+    return replace(layer, grid=find_grid(layer.shape[0], maps, n_prefix))
+
+
+def _imagine(module, shape, resize=None):
+    """Return the calls of a module on images without content, with shapes, and why it failed."""
+    torch = import_torch()
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    dtype = next((p.dtype for p in module.parameters()), torch.float32)
+    if resize is not None:
+        images = torch.zeros(shape, dtype=dtype, device="meta")
+        return record_calls(resize(*shape[2:]), images, _shape)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return record_calls(module, torch.zeros(shape, dtype=dtype), _shape)
+
+
+def _shape(output):
+    return tuple(output.shape)
+
+
+def explain(error, name, size):
+    """Return an error that says what about a network cannot be computed."""
+    from torch._subclasses import fake_tensor
+
+    if isinstance(
+        error,
+        (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException),
+    ):
+        return ValueError(
+            f"{sentence(name)} decides by the values of a tensor how it goes on (if, while, "
+            "int(tensor) or a boolean mask), and a converted network does the same for every "
+            "image. Pass a part of it without such decisions, or an ONNX file of one that has "
+            "none."
+        )
+    height, width, channels = size
+    return ValueError(
+        f"{sentence(name)} cannot be computed in evaluation mode on images of {height} x {width} "
+        f"pixels and {channels} channels: {type(error).__name__}: {first_line(error)}. "
+        "input_size=(height, width) says what it takes."
+    )
+
+
+def _weights_of(module):
+    """Return the facts on its weights that a `Layer` has."""
+    own = list(module.parameters(recurse=False)) + [
+        buffer for buffer in module.buffers(recurse=False) if buffer.is_floating_point()
+    ]
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    kernels = ()
+    if hasattr(weight, "ndim") and weight.ndim in (2, 4):
+        values = weight.detach()
+        order = (2, 3, 1, 0) if weight.ndim == 4 else (1, 0)
+        kernels = (
+            Kernel(
+                name="weight",
+                shape=tuple(values.shape[axis] for axis in order),
+                bias_shape=None if bias is None else tuple(bias.shape),
+                mean=float(values.mean()),
+                std=float(values.std(correction=0)),
+                min=float(values.min()),
+                max=float(values.max()),
+            ),
+        )
+    return {"n_parameters": sum(values.numel() for values in own), "kernels": kernels}
+
+
+def first_line(error):
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".")

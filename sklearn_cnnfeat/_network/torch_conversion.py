@@ -1,0 +1,207 @@
+"""PyTorch modules as OpenVINO graphs: the output of every submodule is found by its name.
+
+PyTorch traces a module once, in evaluation mode, and OpenVINO reads the trace. What the graph gives
+is compared with what the module gives for other images.
+"""
+
+import logging
+import math
+import warnings
+
+import numpy as np
+
+from sklearn_cnnfeat._network.channels_first import to_converted
+from sklearn_cnnfeat._network.layers import sentence
+from sklearn_cnnfeat._network.runtime import import_openvino
+from sklearn_cnnfeat._network.torch_calls import (
+    evaluating,
+    explain,
+    first_line,
+    list_module_layers,
+    record_calls,
+)
+from sklearn_cnnfeat._network.torch_models import as_float32, check_module, import_torch
+from sklearn_cnnfeat.exceptions import EngineError
+
+# Largest difference to PyTorch's own numbers, relative to the largest of them, that is put down to
+# the rounding of float32.
+TOLERANCE = 1e-3
+
+
+def convert_module(module, size, name, resize=None):
+    """Return a PyTorch module as a `Converted`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network, which is left as it is.
+    size : (int, int, int)
+        Height, width and channels of the images.
+    name : str
+        What the network is called in messages.
+    resize : callable, default=None
+        As for `list_module_layers`.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be computed on such images, or not be traced.
+    EngineError
+        If OpenVINO cannot take it, or computes it differently.
+    """
+    check_module(module)
+    module = as_float32(module)
+    layers, orders = list_module_layers(module, size, name, resize)
+    height, width, channels = size
+    example = _example((1, channels, height, width), seed=0)
+    with evaluating(module):
+        paths, traced = _trace(module, example, name)
+        try:
+            model = _read(traced)
+        except Exception as error:
+            raise EngineError(
+                f"OpenVINO cannot take {name}: {_last_line(error)}. engine='torch' runs it on "
+                "PyTorch itself."
+            ) from error
+        outputs = dict(zip(paths, (_value(output) for output in model.outputs), strict=True))
+        outputs = {path: output for path, output in outputs.items() if path in orders}
+        layers = [layer for layer in layers if layer.problem or layer.path in outputs]
+        # A module may make a constant of the number of images: len(x) is one for PyTorch's tracing.
+        if not _takes(model, (-1, channels, height, width)):
+            _set_input(model, (1, channels, height, width))
+        _check(model, paths, module, name)
+    return to_converted(model, layers, outputs, orders)
+
+
+def _trace(module, example, name):
+    """Return the paths of all calls and a traced module that gives their values."""
+    torch = import_torch()
+
+    class Taps(torch.nn.Module):
+        """A network whose outputs are those of all its layers."""
+
+        def __init__(self):
+            super().__init__()
+            self.network = module
+
+        def forward(self, images):
+            calls, failure = record_calls(module, images, torch.clone)
+            if failure is not None:
+                raise failure
+            self.paths = [call.path for call in calls if call.value is not None]
+            return tuple(call.value for call in calls if call.value is not None)
+
+    taps = Taps()
+    taps.training = False
+    with warnings.catch_warnings(), torch.no_grad():
+        # Sizes of tensors become constants: the graph is for one size of images.
+        warnings.simplefilter("ignore")
+        try:
+            traced = torch.jit.trace(taps, (example,), check_trace=False, strict=False)
+        except Exception as error:
+            raise ValueError(
+                f"PyTorch cannot trace {name}: {type(error).__name__}: {first_line(error)}. "
+                "Export it as an ONNX file: torch.onnx.export(module, (images,), 'network.onnx')."
+            ) from error
+    return taps.paths, traced
+
+
+def _read(traced):
+    """Return a traced module as an OpenVINO model.
+
+    `openvino.convert_model` does the same and reports its use to its makers.
+    """
+    import_openvino()
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    logging.getLogger("openvino.frontend.pytorch").setLevel(logging.ERROR)
+    # Freezing would fold batch normalization. Shared weights would change with the module, and some
+    # of them are gone when the trace is.
+    decoder = TorchScriptPythonDecoder(traced, skip_freeze=True, shared_memory=False)
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    return front_end.convert(front_end.load(decoder))
+
+
+def _takes(model, shape):
+    """Set the shape of the input to any number of images; return whether two of them fit."""
+    other = model.clone()
+    try:
+        _set_input(other, (2, *shape[1:]))
+    except Exception:  # whatever OpenVINO raises where shapes do not fit
+        return False
+    if any(output.partial_shape[0] != 2 for output in other.outputs if output.partial_shape.rank):
+        return False
+    _set_input(model, shape)
+    return True
+
+
+def _set_input(model, shape):
+    openvino = import_openvino()
+    (pixels,) = model.get_parameters()
+    pixels.set_element_type(openvino.Type.f32)
+    pixels.set_partial_shape(openvino.PartialShape(list(shape)))
+    model.validate_nodes_and_infer_types()
+
+
+def _value(output):
+    """Return what an output of a model shows."""
+    return output.get_node().input_value(0)
+
+
+def _check(model, paths, module, name):
+    """Raise unless a model gives what its module gives, for two images at once if it can."""
+    openvino = import_openvino()
+    torch = import_torch()
+    n, *shape = model.input().partial_shape
+    n = n.get_length() if n.is_static else 2
+    shape = tuple(size.get_length() for size in shape)
+    images = _example((n, *shape), seed=1)
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    computed = openvino.Core().compile_model(model, "CPU", options)(images.numpy())
+    calls, failure = record_calls(module, images, torch.clone)
+    if failure is not None:
+        raise explain(failure, name, (*shape[1:], shape[0])) from failure
+    expected = [(call.path, call.value) for call in calls if call.value is not None]
+    if [path for path, _ in expected] != paths:
+        raise ValueError(
+            f"{sentence(name)} calls other layers for other images; a converted network does the "
+            "same for every image."
+        )
+    for i, (path, value) in enumerate(expected):
+        value = value.to(torch.float32).numpy()
+        difference = _difference(computed[i], value)
+        if not difference <= TOLERANCE:
+            # The CPU plugin may compute garbage where a view of a result is another one.
+            alone = openvino.Model([_value(model.outputs[i])], model.get_parameters())
+            computed_alone = openvino.Core().compile_model(alone, "CPU", options)(images.numpy())
+            difference = _difference(computed_alone[0], value)
+        if not difference <= TOLERANCE:
+            raise EngineError(
+                f"OpenVINO computes layer {path!r} of {name} differently from PyTorch: by "
+                f"{difference:.1e} of the largest value. engine='torch' runs it on PyTorch itself."
+            )
+
+
+def _difference(found, expected):
+    if found.shape != expected.shape:
+        return math.inf
+    finite = np.isfinite(expected)
+    if not finite.any():
+        return 0.0
+    largest = np.abs(expected[finite]).max() or 1.0
+    return float(np.abs(found[finite].astype(np.float32) - expected[finite]).max() / largest)
+
+
+def _example(shape, seed):
+    """Return smooth noise between -1 and 1, which every layer takes for something like a photo."""
+    torch = import_torch()
+    generator = torch.Generator().manual_seed(seed)
+    coarse = 2 * torch.rand((*shape[:2], 8, 8), generator=generator) - 1
+    return torch.nn.functional.interpolate(coarse, shape[2:], mode="bilinear").contiguous()
+
+
+def _last_line(error):
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and "http" not in line]
+    return f"{type(error).__name__}: {told[-1].rstrip('.') if told else ''}"
