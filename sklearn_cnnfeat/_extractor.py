@@ -13,6 +13,7 @@ from sklearn_cnnfeat._functions import apply_pooling, apply_preprocessing
 from sklearn_cnnfeat._images import ImageSpec, as_images
 from sklearn_cnnfeat._loop import Loop, thread_count
 from sklearn_cnnfeat._memory import check_memory
+from sklearn_cnnfeat._network.foreign import is_module, pickled_module
 from sklearn_cnnfeat._network.keras_models import is_keras_model
 from sklearn_cnnfeat._network.ncnn_networks import problem_of_ncnn
 from sklearn_cnnfeat._network.networks import check_precision, open_network
@@ -435,7 +436,9 @@ def callable_problem(owner):
 
 
 def pickled_model(model):
-    """Return what stands for a Keras model in a pickle; anything else as it is."""
+    """Return what stands for a Keras model or a PyTorch module in a pickle; others as they are."""
+    if is_module(model):
+        return pickled_module(model)
     if not is_keras_model(model):
         return model
     from sklearn_cnnfeat._network.keras_objects import PickledModel

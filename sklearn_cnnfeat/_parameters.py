@@ -19,7 +19,7 @@ from sklearn_cnnfeat._home import features_folder
 from sklearn_cnnfeat._images import FORMATS, ImageSpec
 from sklearn_cnnfeat._network import foreign
 from sklearn_cnnfeat._network.keras_models import is_keras_model
-from sklearn_cnnfeat._network.spec import NetworkSpec, Source
+from sklearn_cnnfeat._network.spec import NetworkSpec, Resizing, Source
 from sklearn_cnnfeat._network.whole_networks import identify
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 from sklearn_cnnfeat._progress import announce
@@ -49,6 +49,8 @@ def make_extractor(cnn, images=None, spec=None):
     extractor = extractor.opened(images)
     if cnn.preprocessing == "auto" and extractor.spec.source.kind != "zoo":
         _hint_at_preprocessing(extractor)
+    if (cnn.resize, cnn.interpolation) == ("stretch", "bilinear"):
+        _hint_at_resizing(extractor)
     return extractor
 
 
@@ -71,6 +73,38 @@ def _hint_at_preprocessing(extractor):
     )
 
 
+def _hint_at_resizing(extractor):
+    """Say, once per network and process, that its makers resized images in another way."""
+    own = _own_resizing(extractor.spec.source, extractor.model)
+    key = "resizing", extractor.spec.source.digest
+    if own is None or own[:2] == ("stretch", "bilinear") or key in _hinted:
+        return
+    _hinted.add(key)
+    announce(
+        f"{extractor.network_name!r} was evaluated by its makers with resize={own.resize!r} and "
+        f"interpolation={own.interpolation!r}, and images are stretched with the bilinear filter "
+        "here. resize='auto' and interpolation='auto' do as its makers did.",
+        extractor.verbose,
+    )
+
+
+def _resizing(cnn, source):
+    """Return how images are resized, as parameters of `ImageSpec`."""
+    own = None
+    if "auto" in (cnn.resize, cnn.interpolation):
+        own = _own_resizing(source, cnn.model)
+    own = own or Resizing("stretch", "bilinear", None)
+    return {
+        "resize": own.resize if cnn.resize == "auto" else cnn.resize,
+        "crop": own.crop if cnn.resize == "auto" else None,
+        "interpolation": own.interpolation if cnn.interpolation == "auto" else cnn.interpolation,
+    }
+
+
+def _own_resizing(source, model):
+    return foreign.image_facts(source, model).resizing if foreign.is_foreign(source) else None
+
+
 def _unopened(cnn, spec):
     return Extractor(
         spec=spec,
@@ -79,8 +113,7 @@ def _unopened(cnn, spec):
             None,
             None,
             3,
-            resize=cnn.resize,
-            interpolation=cnn.interpolation,
+            **_resizing(cnn, spec.source),
             decode=cnn.decode,
             max_pixels=cnn.max_pixels,
             formats=check_formats(cnn.formats),

@@ -112,14 +112,15 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         Height and width in pixels that images are resized to. None takes the network's own size;
         a model that takes images of any size then gets each image in its own.
 
-    resize : {"stretch", "crop", "pad"}, default="stretch"
+    resize : {"stretch", "crop", "pad", "auto"}, default="stretch"
         ``"stretch"`` ignores the aspect ratio, as Keras' `load_img` does. ``"crop"`` resizes the
         short side to size / 0.875 and takes the center. ``"pad"`` keeps the whole picture on a
-        black background.
+        black background. ``"auto"`` does what the network was evaluated with, where timm or
+        torchvision says it, and stretches otherwise.
 
-    interpolation : {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"}, \
+    interpolation : {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "auto"}, \
             default="bilinear"
-        Pillow's resampling filter.
+        Pillow's resampling filter. ``"auto"`` is the network's own, as for `resize`.
 
     decode : {"exact", "fast"}, default="exact"
         ``"fast"`` lets the JPEG decoder halve pictures much larger than needed while it decodes
@@ -261,8 +262,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
             None,
         ],
         "input_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
-        "resize": [StrOptions(set(RESIZES))],
-        "interpolation": [StrOptions(set(INTERPOLATIONS))],
+        "resize": [StrOptions({*RESIZES, "auto"})],
+        "interpolation": [StrOptions({*INTERPOLATIONS, "auto"})],
         "decode": [StrOptions(set(DECODES))],
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],

@@ -101,7 +101,7 @@ _COMPUTING = ("precision", "decode", "engine")
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "openvino", "ncnn", "keras"]),
+    type=click.Choice(["auto", "openvino", "ncnn", "keras", "torch"]),
     default="auto",
     show_default=True,
     help="What runs the network.",
@@ -192,9 +192,10 @@ def models(pattern, long, style):
     Examples:
       cnnfeat models
       cnnfeat models 'resnet*' --long
+      cnnfeat models 'timm/convnext*'
     """
     if pattern is not None and not any(letter in pattern for letter in "*?["):
-        pattern = f"*{pattern}*"
+        pattern = f"{pattern}*" if pattern.startswith("timm/") else f"*{pattern}*"
     names = list_models(pattern)
     if not names:
         raise click.ClickException(
@@ -206,6 +207,9 @@ def models(pattern, long, style):
     rows, here = [], find_all_weights()
     for name in names:
         architecture = find_architecture(name)
+        if architecture is None:  # of timm, which says the rest when the network is used
+            rows.append({"model": name})
+            continue
         rows.append(
             {
                 "model": name,
@@ -231,8 +235,9 @@ def models(pattern, long, style):
 def layers(model, pattern, filters, weights, trusted, input_size, style):
     """List the layers of a network, as --layer takes them.
 
-    MODEL is a name that 'cnnfeat models' lists, or a .keras or .h5 file. PATTERN may hold * and ?,
-    and is looked for in the names and types of layers.
+    MODEL is a name that 'cnnfeat models' lists, a name of timm such as timm/resnet50.a1_in1k, or a
+    .keras, .h5 or .onnx file. PATTERN may hold * and ?, and is looked for in the names and types of
+    layers.
 
     \b
     Examples:

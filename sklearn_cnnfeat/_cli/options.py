@@ -125,7 +125,8 @@ model_option = click.option(
     type=Network(),
     default="vgg16",
     show_default=True,
-    help="A network that 'cnnfeat models' lists, or a .keras or .h5 file.",
+    help="A network that 'cnnfeat models' lists, a name of timm such as timm/resnet50.a1_in1k, or "
+    "a .keras, .h5 or .onnx file.",
 )
 layers_option = click.option(
     "-l",
@@ -198,7 +199,7 @@ def picture_option(default):
 NETWORK_SETTINGS = ("model", "weights", "trusted", "input_size", "resize", "preprocessing")
 
 
-_RESIZES = click.Choice(["stretch", "crop", "pad"])
+_RESIZES = click.Choice(["stretch", "crop", "pad", "auto"])
 _resize_option = click.option(
     "--resize",
     type=_RESIZES,

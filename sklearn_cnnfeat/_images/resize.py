@@ -1,5 +1,7 @@
 """Bring an image to the size of an `ImageSpec`."""
 
+import math
+
 from PIL import Image
 
 # "crop" keeps this part of the short side (224 of 256), as most networks are evaluated.
@@ -29,10 +31,11 @@ def fit(image, spec):
 def scaled_size(size, spec):
     """Return the (width, height) to resize to, before the center is cut out or padded."""
     width, height = spec.width, spec.height
+    if spec.resize == "crop" or spec.crop is not None:
+        width, height = (_before_crop(side, spec.crop) for side in (width, height))
     if spec.resize == "stretch":
         return width, height
     if spec.resize == "crop":
-        width, height = round(width / _CROP_FRACTION), round(height / _CROP_FRACTION)
         by_height = size[0] * height > size[1] * width
         if by_height:
             return size[0] * height // size[1], height
@@ -40,3 +43,12 @@ def scaled_size(size, spec):
     if size[0] * height > size[1] * width:
         return width, max(1, round(size[1] * width / size[0]))
     return max(1, round(size[0] * height / size[1])), height
+
+
+def _before_crop(side, fraction):
+    """Return the side of which a crop leaves `side`."""
+    if fraction is None:
+        return round(side / _CROP_FRACTION)
+    scaled = side / fraction
+    # A fraction that was made of two integers gives them back.
+    return round(scaled) if abs(scaled - round(scaled)) < 1e-9 else math.floor(scaled)

@@ -33,6 +33,9 @@ class ImageSpec:
         `round(size / 0.875)`, the long side in proportion (rounded down), and cuts the size from
         the center; at 224 this is torchvision's Resize(256) and CenterCrop(224). "pad" resizes the
         image to fit inside and centers it on black.
+    crop : float, default=None
+        Which part of the scaled sides is kept by "crop" in place of 0.875, and by "stretch" in
+        place of all; the scaled sides are rounded down then, as timm does.
     interpolation : str
         One of Pillow's filters: nearest, box, bilinear, hamming, bicubic, lanczos.
     max_pixels : int
@@ -55,6 +58,7 @@ class ImageSpec:
     max_pixels: int = MOST_PIXELS
     decode: str = "exact"
     formats: tuple = FORMATS
+    crop: float | None = None
 
     def fingerprint(self):
         """Return text that changes with whatever changes a pixel."""
@@ -63,4 +67,5 @@ class ImageSpec:
             f"{self.interpolation}; {self.decode}; pillow {DECODER}; "
             f"jpeg {features.version('jpg')}; turbo {features.version('libjpeg_turbo')}; "
             f"webp {features.version('webp')}"
+            + ("" if self.crop is None else f"; crop {self.crop!r}")
         )

@@ -143,7 +143,9 @@ def picture(extractor, images, i):
     A stretched image is shown in its own proportions, for a map stretches along with it; a cropped
     or padded one as the network gets it.
     """
-    if extractor.image_spec.resize == "stretch" or extractor.input_size is None:
+    spec = extractor.image_spec
+    is_stretched = spec.resize == "stretch" and spec.crop is None
+    if is_stretched or extractor.input_size is None:
         pixels = _decode(extractor, images, i, None, None)
         side = max(pixels.shape[:2])
         if side > _PICTURE_SIDE:

@@ -62,7 +62,7 @@ def _taking_network_pixels(extractor, dtype):
     return replace(
         extractor,
         reading=Reading(value_range=None if dtype == np.uint8 else (0, 255)),
-        image_spec=replace(extractor.image_spec, resize="stretch"),
+        image_spec=replace(extractor.image_spec, resize="stretch", crop=None),
         # Covered pictures are not worth keeping.
         cache=None,
         verbose=0,

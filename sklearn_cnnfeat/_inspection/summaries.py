@@ -32,8 +32,9 @@ def layer_summary(model):
           layers used several times, which go by path;
         - ``path``: what ``layer=`` takes as a string;
         - ``type``: class of the layer;
-        - ``output_shape``: (height, width, channels) of maps, or (length,) of a vector, for one
-          image; None where it depends on the image;
+        - ``output_shape``: (height, width, channels) of maps, (rows, columns, width) of the
+          patches of a transformer, or (length,) of a vector, for one image; None where it depends
+          on the image;
         - ``n_features``: how many numbers that is with ``pooling="flatten"``;
         - ``n_parameters``: number of weights, trainable or not.
 
@@ -61,12 +62,12 @@ def layer_summary(model):
             layer.index if uses.get(layer.index) == 1 else pd.NA,
             layer.path,
             layer.type,
-            layer.shape,
-            pd.NA if None in layer.shape else int(np.prod(layer.shape)),
+            layer.map_shape,
+            pd.NA if None in layer.map_shape else int(np.prod(layer.map_shape)),
             layer.n_parameters,
         )
         for layer in layers
-        if layer.shape is not None and len(layer.shape) in (1, 3)
+        if layer.shape is not None and len(layer.map_shape) in (1, 3)
     ]
     columns = ["index", "path", "type", "output_shape", "n_features", "n_parameters"]
     return pd.DataFrame(rows, columns=columns).astype({"index": "Int64", "n_features": "Int64"})

@@ -29,8 +29,11 @@ class Converted:
     outputs : dict of str to openvino.Output
         The value of each layer by its path, in logical order: (n, height, width, channels),
         (n, length) or (n, tokens, width).
+    last : str, default=None
+        Path of the last layer before the classifier, where the layers themselves do not tell.
     """
 
     model: Any
     layers: list[Layer]
     outputs: dict[str, Any]
+    last: str | None = None

@@ -25,6 +25,7 @@ from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.spec import (
     NETWORK_FORMAT,
     Normalization,
+    Resizing,
     Source,
     describe,
     installed_version,
@@ -49,11 +50,14 @@ class ImageFacts:
         1 or 3.
     normalization : Normalization or None
         None where it does not say.
+    resizing : Resizing or None
+        None where it does not say.
     """
 
     size: tuple
     channels: int
     normalization: Normalization | None
+    resizing: Resizing | None = None
 
 
 def is_foreign(source):
@@ -180,11 +184,13 @@ def image_facts(source, model=None):
         return ImageFacts(facts.size, facts.channels, normalization)
     if source.kind == "timm":
         facts = _timm_facts(source.name)
-        return ImageFacts(facts.size[:2], facts.size[2], Normalization(facts.mean, facts.std))
+        normalization = Normalization(facts.mean, facts.std)
+        return ImageFacts(facts.size[:2], facts.size[2], normalization, facts.resizing)
     from sklearn_cnnfeat._network.torch_models import module_facts
 
-    size, channels, mean, std = module_facts(model)
-    return ImageFacts(size, channels, mean and Normalization(mean, std))
+    facts = module_facts(model)
+    normalization = facts.mean and Normalization(facts.mean, facts.std)
+    return ImageFacts(facts.size, facts.channels, normalization, facts.resizing)
 
 
 def choose_size(source, input_size, facts):
@@ -201,7 +207,7 @@ def choose_size(source, input_size, facts):
 
 def _timm_facts(name):
     """Return what timm says about a network, from the disk where it has been asked before."""
-    key = digest_of_text(f"{name} timm {installed_version('timm')} {NETWORK_FORMAT}")
+    key = digest_of_text(f"{name} timm {installed_version('timm')} {NETWORK_FORMAT} facts")
     stored = store.read(key)
     if stored is None:
         stored = store.write(key, lambda _: _facts_in_process(name))
@@ -209,7 +215,7 @@ def _timm_facts(name):
         field: tuple(value) if isinstance(value, list) else value
         for field, value in stored.record.items()
     }
-    return timm_models.TimmFacts(**values)
+    return timm_models.TimmFacts(**values | {"resizing": Resizing(*values["resizing"])})
 
 
 def _facts_in_process(name):
@@ -262,12 +268,17 @@ def _pretrained(name):
 
 
 def has_lasting_identity(module):
-    """Whether the digest of a module means the same numbers in every process.
+    """Whether the digest of a module means the same numbers in every process."""
+    from sklearn_cnnfeat._network.torch_models import has_lasting_identity
 
-    The code of the user's own classes may change without notice.
-    """
-    known = ("torch", "torchvision", "timm")
-    return all(type(part).__module__.partition(".")[0] in known for part in module.modules())
+    return has_lasting_identity(module)
+
+
+def pickled_module(module):
+    """Return what stands for a module in a pickle."""
+    from sklearn_cnnfeat._network.torch_models import PickledModule
+
+    return PickledModule.of(module)
 
 
 # --- conversion -----------------------------------------------------------------------------------
@@ -314,6 +325,7 @@ def _finish(converted, source, folder, converter, is_lasting=True):
         input_shape=(height, width, channels),
         converter=converter,
         is_lasting=is_lasting,
+        last=converted.last,
     )
     paths = conversion.layers_to_compare(converted.layers, converted.outputs)
     images = conversion.sample_pixels(record.input_shape, 1)
@@ -348,7 +360,7 @@ def _run(converted, path, images):
 def describe_module(source, input_size, module=None):
     """Return a module, its record, and the order of the axes of each layer's output."""
     from sklearn_cnnfeat._network import torch_models
-    from sklearn_cnnfeat._network.torch_calls import list_module_layers
+    from sklearn_cnnfeat._network.torch_calls import last_before_classifier, list_module_layers
 
     resize = None
     if source.kind == "timm":
@@ -365,6 +377,7 @@ def describe_module(source, input_size, module=None):
         input_shape=size,
         converter="PyTorch",
         is_lasting=source.kind == "timm" or has_lasting_identity(module),
+        last=last_before_classifier(layers),
     )
     return module, record, orders
 

@@ -61,6 +61,13 @@ class Layer:
     # Another name that the file has for its output.
     alias: str | None = None
 
+    @property
+    def map_shape(self):
+        """Shape of what features are taken from: of tokens, the map of their patches."""
+        if self.grid is None:
+            return self.shape
+        return self.grid.height, self.grid.width, self.shape[-1]
+
 
 # The default of `CNNFeatureTransformer`, and whose layer it is.
 _DEFAULT, _ITS_NETWORKS = "block5_pool", "VGG16 and VGG19"
@@ -151,9 +158,7 @@ def _reduction(layer, input_shape):
 
     Without padding they are smaller still, 8 x 8 at stride 32 of 299 x 299.
     """
-    shape = layer.shape
-    if shape is not None and layer.grid is not None:
-        shape = layer.grid.height, layer.grid.width, shape[-1]
+    shape = layer.map_shape
     # A single position is the mean over all of them.
     if shape is None or len(shape) != 3 or None in shape or shape[:2] == (1, 1):
         return None

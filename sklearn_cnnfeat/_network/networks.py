@@ -120,9 +120,7 @@ def describe_heads(record, spec):
                 f"maps of any size, and pooling={pooling!r} rows of any length. Say "
                 "input_size=(height, width), or choose pooling='avg', 'max' or 'gem'."
             )
-        shape, grid = layer.shape, layer.grid
-        if grid is not None:
-            shape = grid.height, grid.width, shape[-1]
+        shape, grid = layer.map_shape, layer.grid
         if pooling == "cls" and (grid is None or grid.n_prefix == 0):
             raise ValueError(
                 f"pooling='cls' takes the class token, and layer {layer.path!r} of {where} has "
@@ -284,6 +282,13 @@ class TorchNetwork(CompiledNetwork):
             spec.source, spec.input_size, model
         )
         super().__init__(spec, record)
+        self._given = model
+
+    def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
+        """Return an engine, as long as the user has not changed the module."""
+        if self._given is not None:
+            _check_unchanged(self.spec.source, self._given)
+        return super().compile(dtype, precision, n_threads, batch_size, n_callers)
 
     def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
         from sklearn_cnnfeat._network.engines.torch_engine import TorchEngine
@@ -335,7 +340,9 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None, precis
         check_precision(precision, wanted)
     elif engine == "auto" and wanted == "openvino" and precision == "float32":
         wanted = "openvino or ncnn"
-    key = (spec.fingerprint(), wanted, None if is_lasting(spec.source, model) else id(model))
+    # PyTorch runs the module itself: another one with the same weights may change.
+    is_shared = wanted != "torch" and is_lasting(spec.source, model)
+    key = (spec.fingerprint(), wanted, None if is_shared else id(model))
     with _lock:
         compiled = _compiled.recall(key)
         if compiled is None:

@@ -20,6 +20,17 @@ class Normalization(NamedTuple):
     std: tuple
 
 
+class Resizing(NamedTuple):
+    """How a network's images were resized when its makers evaluated it."""
+
+    # "stretch", "crop" or "pad".
+    resize: str
+    # Pillow's resampling filter.
+    interpolation: str
+    # Part of the scaled sides that is kept; None for all of them.
+    crop: float | None
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a network and its weights come from."""

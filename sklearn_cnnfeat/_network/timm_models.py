@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from sklearn_cnnfeat._network.spec import Resizing
 from sklearn_cnnfeat._network.torch_conversion import convert_module
-from sklearn_cnnfeat._network.torch_models import import_torch
+from sklearn_cnnfeat._network.torch_models import import_torch, resizing_of
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 
 PREFIX = "timm/"
@@ -40,10 +41,7 @@ class TimmFacts:
     # For pixels on 0-1.
     mean: tuple
     std: tuple
-    # Pillow's resampling filter.
-    interpolation: str
-    # Side of the crop relative to the short side of the resized image.
-    crop: float
+    resizing: Resizing
     # Repository at Hugging Face; None where there are no weights.
     repository: str | None
 
@@ -66,8 +64,7 @@ def timm_facts(model):
         size=(height, width, channels),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        interpolation=data["interpolation"],
-        crop=float(data["crop_pct"]),
+        resizing=resizing_of(data),
         repository=config.hf_hub_id if config.has_weights else None,
     )
 

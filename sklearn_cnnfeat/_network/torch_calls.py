@@ -1,9 +1,11 @@
 """The layers of PyTorch modules: calls of submodules, their outputs, and which axis is which.
 
 A module is called three times on tensors without content, which gives the shapes of all layers and
-which axis is which. It runs in evaluation mode and is left as it was.
+which axis is which. It runs in evaluation mode, in a copy that shares its weights, and is left as
+it was.
 """
 
+import copy
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -24,6 +26,19 @@ class Call:
     # What was kept of its output; None where that is not a tensor of floating-point numbers.
     value: object
     problem: str | None = None
+
+
+def twin_of(module):
+    """Return a copy of a module that shares its weights; itself where it cannot be copied.
+
+    Some networks remember what they have computed for an earlier call, and no call of ours may be
+    remembered by the user's.
+    """
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    try:
+        return copy.deepcopy(module, shared)
+    except Exception:  # whatever copying the attributes of a user's own class raises
+        return module
 
 
 @contextmanager
@@ -156,12 +171,11 @@ def list_module_layers(module, size, name, resize=None):
         in evaluation mode. For networks that are built for one size only.
     """
     height, width, channels = size
-    with evaluating(module):
-        calls, failure = _imagine(module, (2, channels, height, width))
-        if failure is not None:
-            raise explain(failure, name, size) from failure
-        taller, _ = _imagine(module, (2, channels, 2 * height, width), resize)
-        wider, _ = _imagine(module, (2, channels, height, 2 * width), resize)
+    calls, failure = _imagine(module, (2, channels, height, width))
+    if failure is not None:
+        raise explain(failure, name, size) from failure
+    taller, _ = _imagine(module, (2, channels, 2 * height, width), resize)
+    wider, _ = _imagine(module, (2, channels, height, 2 * width), resize)
     shapes = [
         {call.path: call.value[1:] for call in others if call.value is not None}
         for others in (taller, wider)
@@ -187,6 +201,35 @@ def list_module_layers(module, size, name, resize=None):
                     maps.append(layer.shape[:2])
         layers.append(layer)
     return layers, orders
+
+
+# Layers between a network and its classifier, or behind it, that change nothing or only the scale.
+_PASSED = {
+    *("Dropout", "Dropout2d", "AlphaDropout", "Identity"),
+    *("Softmax", "LogSoftmax", "Sigmoid"),
+}
+
+
+def last_before_classifier(layers):
+    """Return the path of the layer that feeds the final `Linear`; None where there is none.
+
+    The classifier may lie in a module of its own, which gives the same output.
+    """
+    by_path = {layer.path: layer for layer in layers}
+    names = [layer.path.partition("#")[0] for layer in layers]
+    parts = {name[:i] for name in names for i, sign in enumerate(name) if sign == "."}
+    leaves = [layer for layer, name in zip(layers, names, strict=True) if name not in parts]
+
+    def passed(layer):
+        while layer is not None and layer.type in _PASSED:
+            layer = by_path.get(layer.source)
+        return layer
+
+    classifier = passed(leaves[-1]) if leaves else None
+    if classifier is None or classifier.type != "Linear":
+        return None
+    last = passed(by_path.get(classifier.source))
+    return None if last is None or last.shape is None else last.path
 
 
 def _place(layer, call, shapes, orders, layers):
@@ -222,8 +265,9 @@ def _imagine(module, shape, resize=None):
     if resize is not None:
         images = torch.zeros(shape, dtype=dtype, device="meta")
         return record_calls(resize(*shape[2:]), images, _shape)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return record_calls(module, torch.zeros(shape, dtype=dtype), _shape)
+    twin = twin_of(module)
+    with FakeTensorMode(allow_non_fake_inputs=True), evaluating(twin):
+        return record_calls(twin, torch.zeros(shape, dtype=dtype), _shape)
 
 
 def _shape(output):

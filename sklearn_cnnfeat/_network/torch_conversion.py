@@ -7,6 +7,7 @@ is compared with what the module gives for other images.
 import logging
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,8 +18,10 @@ from sklearn_cnnfeat._network.torch_calls import (
     evaluating,
     explain,
     first_line,
+    last_before_classifier,
     list_module_layers,
     record_calls,
+    twin_of,
 )
 from sklearn_cnnfeat._network.torch_models import as_float32, check_module, import_torch
 from sklearn_cnnfeat.exceptions import EngineError
@@ -54,6 +57,7 @@ def convert_module(module, size, name, resize=None):
     layers, orders = list_module_layers(module, size, name, resize)
     height, width, channels = size
     example = _example((1, channels, height, width), seed=0)
+    module = twin_of(module)
     with evaluating(module):
         paths, traced = _trace(module, example, name)
         try:
@@ -70,7 +74,8 @@ def convert_module(module, size, name, resize=None):
         if not _takes(model, (-1, channels, height, width)):
             _set_input(model, (1, channels, height, width))
         _check(model, paths, module, name)
-    return to_converted(model, layers, outputs, orders)
+    converted = to_converted(model, layers, outputs, orders)
+    return replace(converted, last=last_before_classifier(layers))
 
 
 def _trace(module, example, name):

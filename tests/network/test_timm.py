@@ -6,9 +6,13 @@ import pytest
 torch = pytest.importorskip("torch", reason='needs pip install "sklearn-cnnfeat[timm]"')
 timm = pytest.importorskip("timm", reason='needs pip install "sklearn-cnnfeat[timm]"')
 
+from PIL import Image  # noqa: E402
 from test_torch import run_torch  # noqa: E402
+from timm.data import create_transform  # noqa: E402
 from torch_networks import scale_weights  # noqa: E402
 
+from sklearn_cnnfeat._images.resize import fit  # noqa: E402
+from sklearn_cnnfeat._images.spec import ImageSpec  # noqa: E402
 from sklearn_cnnfeat._network.timm_models import (  # noqa: E402
     build_timm,
     fetch_timm_weights,
@@ -18,6 +22,7 @@ from sklearn_cnnfeat._network.timm_models import (  # noqa: E402
     timm_facts,
 )
 from sklearn_cnnfeat._network.torch_conversion import convert_module  # noqa: E402
+from sklearn_cnnfeat._network.torch_models import resizing_of  # noqa: E402
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError  # noqa: E402
 
 TOLERANCE = 5e-6
@@ -49,7 +54,7 @@ def cases():
         yield pytest.param(name, size, marks=marks, id=name)
 
 
-@pytest.mark.parametrize(("name", "size"), cases())
+@pytest.mark.parametrize(("name", "size"), list(cases()))
 def test_first_middle_and_last_layer_equal_torch(name, size, compute):
     facts = timm_facts(f"timm/{name}")
     network, size, resize = open_timm(facts, None, 0, size)
@@ -72,10 +77,32 @@ def test_facts_are_timms():
     facts = timm_facts("timm/vit_small_patch16_224.augreg_in1k")
     assert facts.size == (224, 224, 3)
     assert facts.mean == facts.std == (0.5, 0.5, 0.5)
-    assert (facts.interpolation, facts.crop) == ("bicubic", 0.9)
+    assert facts.resizing == ("crop", "bicubic", 0.9)
     assert facts.name == "vit_small_patch16_224.augreg_in1k"
     # Without a tag the first one of timm's.
     assert timm_facts("timm/resnet50").name == f"resnet50.{timm.get_pretrained_cfg('resnet50').tag}"
+
+
+@pytest.mark.parametrize(
+    ("config", "photo"),
+    [
+        ({"crop_pct": 0.95, "interpolation": "bicubic"}, (375, 500)),
+        ({"crop_pct": 0.9, "interpolation": "bilinear"}, (500, 333)),
+        ({"crop_pct": 1.0, "interpolation": "bicubic"}, (131, 640)),
+        ({"crop_pct": 0.875, "interpolation": "bicubic", "crop_mode": "squash"}, (375, 500)),
+        ({"crop_pct": 1.0, "interpolation": "bicubic", "crop_mode": "squash"}, (375, 500)),
+    ],
+    ids=str,
+)
+def test_pixels_are_those_of_timms_own_transform(config, photo):
+    config = {"input_size": (3, 224, 224), "mean": [0.5] * 3, "std": [0.5] * 3, **config}
+    noise = np.random.default_rng(0).integers(0, 256, (*photo, 3), np.uint8)
+    image = Image.fromarray(noise)
+    resolved = timm.data.resolve_data_config({}, pretrained_cfg=config)
+    expected = np.asarray(create_transform(**resolved, normalize=False)(image))
+    own = resizing_of(resolved)
+    spec = ImageSpec(224, 224, 3, own.resize, own.interpolation, crop=own.crop)
+    np.testing.assert_array_equal(np.asarray(fit(image, spec)), expected.transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize(

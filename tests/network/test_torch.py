@@ -141,6 +141,27 @@ def test_layers_are_found_by_name_suffix_index_and_last():
         find_layer("unused", layers, len(layers), "it")
 
 
+@pytest.mark.parametrize(
+    ("head", "last"),
+    [
+        ([nn.Flatten(), nn.Linear(8, 5)], "head.0"),
+        ([nn.Flatten(), nn.Dropout(), nn.Linear(8, 5), nn.Softmax(1)], "head.0"),
+        ([nn.Flatten(), nn.Linear(8, 5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 3)], "head.2"),
+    ],
+)
+def test_last_is_before_a_classifier_in_a_module_of_its_own(head, last):
+    network = nn.Sequential()
+    network.conv = nn.Conv2d(3, 8, 3)
+    network.pool = nn.AdaptiveAvgPool2d(1)
+    network.head = nn.Sequential(*head)
+    assert convert_module(network.eval(), (16, 16, 3), "it").last == last
+
+
+def test_last_of_a_network_without_classifier():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    assert convert_module(network, (16, 16, 3), "it").last is None
+
+
 def test_weights_are_described():
     layers, _ = list_module_layers(Residual(), (16, 16, 3), "it")
     by_path = {layer.path: layer for layer in layers}

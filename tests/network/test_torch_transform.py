@@ -4,6 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.base import clone
 
 torch = pytest.importorskip("torch", reason='needs pip install "sklearn-cnnfeat[torch]"')
 
@@ -133,3 +135,97 @@ def test_summaries():
     assert list(layers["path"][:2]) == ["conv1", "bn1"]
     kernels = filter_summary(network)
     assert kernels["kernel_shape"].iloc[0] == (3, 3, 3, 8)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_a_module_that_changes_after_fit_is_an_error(engine):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    cnn = CNNFeatureTransformer(
+        network, "0", "avg", preprocessing="rescale", input_size=(32, 48), engine=engine
+    )
+    rows = cnn.fit_transform(PHOTOS)
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    if engine == "openvino":  # the converted network has weights of its own
+        np.testing.assert_array_equal(cnn.transform(PHOTOS), rows)
+        return
+    with pytest.raises(RuntimeError, match=r"has changed since fit.* Call fit again"):
+        cnn.transform(PHOTOS)
+    assert_close(cnn.fit_transform(PHOTOS), output_of(network, "0").mean((2, 3)))
+
+
+def test_a_change_of_one_module_leaves_its_twin_alone():
+    modules = [torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)) for _ in range(2)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    settings = {"preprocessing": "rescale", "input_size": (32, 48), "engine": "torch"}
+    first, second = (CNNFeatureTransformer(m, "0", "avg", **settings).fit(PHOTOS) for m in modules)
+    rows = first.transform(PHOTOS)
+    with torch.no_grad():
+        modules[0][0].weight.mul_(2)
+    np.testing.assert_array_equal(second.transform(PHOTOS), rows)
+
+
+class Remembering(torch.nn.Module):
+    """Keeps what it has computed for the next call, as some networks of timm do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.bias = torch.nn.Parameter(torch.randn(4))
+        self.remembered = {}
+
+    def forward(self, x):
+        if "bias" not in self.remembered:
+            self.remembered["bias"] = self.bias[:, None, None].exp()
+        return self.conv(x) + self.remembered["bias"]
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_what_a_module_remembers_is_its_own(engine):
+    network = torch.nn.Sequential(Remembering(), torch.nn.ReLU()).eval()
+    cnn = CNNFeatureTransformer(
+        network, "0", "avg", preprocessing="rescale", input_size=(32, 48), engine=engine
+    ).fit(PHOTOS)
+    assert not network[0].remembered
+    expected = output_of(network, "0").mean((2, 3))
+    assert network[0].remembered
+    assert_close(cnn.transform(PHOTOS), expected)
+
+
+def test_pixels_as_torchvisions_own_transform_makes_them():
+    """With ``resize="auto"``, from the transforms of its weights."""
+    from types import SimpleNamespace
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    network.transforms = SimpleNamespace(
+        crop_size=[32],
+        resize_size=[37],
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        interpolation=SimpleNamespace(value="bicubic"),
+    )
+    photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 90, 3), np.uint8))
+    # torchvision's Resize(37) and CenterCrop(32) of a picture of 90 x 60 pixels.
+    scaled = photo.resize((55, 37), Image.Resampling.BICUBIC).crop((12, 2, 44, 34))
+    cnn = CNNFeatureTransformer(network, "0", "avg", resize="auto", interpolation="auto")
+    by_hand = clone(cnn).set_params(resize="stretch", interpolation="bilinear")
+    np.testing.assert_array_equal(cnn.fit_transform([photo]), by_hand.fit_transform([scaled]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_said"),
+    [
+        ({}, True),
+        ({"resize": "auto", "interpolation": "auto"}, False),
+        ({"resize": "crop"}, False),
+    ],
+)
+def test_another_way_to_resize_is_said(capsys, settings, is_said):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    network.pretrained_cfg = {
+        **{"input_size": (3, 32, 32), "mean": [0.5] * 3, "std": [0.25] * 3},
+        **{"interpolation": "bicubic", "crop_pct": 0.9},
+    }
+    CNNFeatureTransformer(network, "0", "avg", verbose=1, **settings).fit(PHOTOS)
+    said = capsys.readouterr().err
+    assert ("resize='auto' and interpolation='auto' do as its makers did" in said) == is_said
