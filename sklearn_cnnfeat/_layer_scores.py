@@ -187,7 +187,8 @@ class _Facts:
         if key not in self._described:
             extractor = make_extractor(transformer, spec=spec)
             model = transformer.model
-            name = Path(model).name if isinstance(model, (str, Path)) else model.name
+            is_path = isinstance(model, (str, Path))
+            name = Path(model).name if is_path else spec.source.name
             positions = self.positions(transformer)
             self._described[key] = {
                 "model": name,

@@ -33,10 +33,11 @@ def find_grid(n_tokens, maps, n_prefix=None):
     n_prefix : int, default=None
         Number of tokens that are not patches, where the architecture tells it.
     """
-    for height, width in reversed(maps):
+    for i, (height, width) in enumerate(reversed(maps)):
         n_others = n_tokens - height * width
-        # More registers than this have no network; a token more or less is another map.
-        if n_others == n_prefix or (n_prefix is None and 0 <= n_others <= _MOST_PREFIX):
+        # Other tokens join the patches of the nearest map; no network has more than so many.
+        most = _MOST_PREFIX if i == 0 else 0
+        if n_others == n_prefix or (n_prefix is None and 0 <= n_others <= most):
             return TokenGrid(n_others, height, width)
     return None
 

@@ -15,6 +15,8 @@ from sklearn_cnnfeat._network.tokens import TokenGrid, find_grid
         # The nearest map that fits, in a network with stages.
         (49, [(56, 56), (28, 28), (14, 14), (7, 7)], None, TokenGrid(0, 7, 7)),
         (24, [(4, 6)], 0, TokenGrid(0, 4, 6)),
+        # Class tokens join the nearest map only: these are other numbers.
+        (72, [(8, 8), (6, 6)], None, None),
         # The architecture says otherwise.
         (197, [(14, 14)], 0, None),
         # Queries of a detector: no place in the image.

@@ -146,7 +146,8 @@ class _Translator:
             return None
         types = [entry.get_element_type() for entry in node.inputs()]
         inputs = [
-            self._tensor(np.ascontiguousarray(values, kind.to_dtype()))
+            # `ascontiguousarray` would give numbers without dimensions one.
+            self._tensor(np.asarray(values, kind.to_dtype(), order="C"))
             for values, kind in zip(inputs, types, strict=True)
         ]
         outputs = [self._tensor(o.get_element_type(), o.get_shape()) for o in node.outputs()]
