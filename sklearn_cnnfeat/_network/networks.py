@@ -287,7 +287,7 @@ class TorchNetwork(CompiledNetwork):
     def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
         """Return an engine, as long as the user has not changed the module."""
         if self._given is not None:
-            _check_unchanged(self.spec.source, self._given)
+            check_unchanged(self.spec.source, self._given)
         return super().compile(dtype, precision, n_threads, batch_size, n_callers)
 
     def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
