@@ -49,6 +49,10 @@ def replaced_whole(path, suffix):
     os.close(handle)
     try:
         yield temporary
+        # What `mkstemp` makes is for its owner only.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)

@@ -13,10 +13,13 @@ from sklearn_cnnfeat._cli.options import (
     Many,
     OutputFile,
     cache_folder_option,
+    folder_argument,
     image_paths,
+    on_error_option,
     picture_option,
     progress_option,
     saved_cache_option,
+    saved_model_argument,
     searched_network_options,
     table_options,
     transformer,
@@ -28,7 +31,7 @@ from sklearn_cnnfeat._csv import csv_writer
 
 
 @command(short_help="Find the layer and the C that classify photographs best.")
-@click.argument("photos", type=click.Path(exists=True, file_okay=False))
+@folder_argument
 @searched_network_options
 @click.option(
     "-l",
@@ -89,13 +92,7 @@ from sklearn_cnnfeat._csv import csv_writer
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed for shuffling the folds."
 )
-@click.option(
-    "--on-error",
-    type=click.Choice(["raise", "skip"]),
-    default="raise",
-    show_default=True,
-    help="Stop at a photograph that cannot be read, or leave it out.",
-)
+@on_error_option
 @cache_folder_option
 @click.option(
     "--no-cache",
@@ -225,15 +222,9 @@ def _keep(pipeline, output, forget_cache):
 
 
 @command(short_help="Classify images with a saved pipeline.")
-@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@saved_model_argument
 @click.argument("images", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--on-error",
-    type=click.Choice(["raise", "skip"]),
-    default="raise",
-    show_default=True,
-    help="Stop at an image that cannot be read, or leave it out.",
-)
+@on_error_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line instead of CSV."
 )
@@ -278,7 +269,7 @@ def predict(model, images, on_error, as_json, cache_folder, progress):
 
 
 @command()
-@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@saved_model_argument
 @click.argument("image", type=click.Path(exists=True, dir_okay=False))
 @picture_option("why.png")
 @click.option(

@@ -128,6 +128,13 @@ model_option = click.option(
     help="A network that 'cnnfeat models' lists, a name of timm such as timm/resnet50.a1_in1k, or "
     "a .keras, .h5 or .onnx file.",
 )
+_layer_option = {
+    "default": "last",
+    "metavar": "LAYER",
+    "help": "As 'cnnfeat layers MODEL' lists them, or an index, negative from the end.  [default: "
+    "the last one before the classifier]",
+}
+layer_option = click.option("-l", "--layer", type=Layer(), **_layer_option)
 layers_option = click.option(
     "-l",
     "--layer",
@@ -135,10 +142,7 @@ layers_option = click.option(
     "layers",
     cls=Many,
     type=Layer(),
-    default=["last"],
-    metavar="LAYER",
-    help="As 'cnnfeat layers MODEL' lists them, or indices, negative from the end.  [default: the "
-    "last one before the classifier]",
+    **_layer_option | {"default": ["last"]},
 )
 weights_option = click.option(
     "--weights",
@@ -176,11 +180,37 @@ progress_option = click.option(
 )
 
 
+saved_model_argument = click.argument("model", type=click.Path(exists=True, dir_okay=False))
+folder_argument = click.argument("photos", type=click.Path(exists=True, file_okay=False))
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="Stop at an image that cannot be read, or leave it out.",
+)
+
+
 trusted_option = click.option(
     "--trusted",
     is_flag=True,
     help="Load a file that contains custom code. Use only for files that you trust.",
 )
+
+
+def number_option(name, text, *others):
+    """Add how many photographs are drawn."""
+    return click.option(
+        "-n",
+        "--number",
+        *others,
+        name,
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help=text,
+    )
 
 
 def picture_option(default):

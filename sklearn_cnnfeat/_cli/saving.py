@@ -1,6 +1,5 @@
 """Fitted pipelines on disk: joblib files, or skops files by their suffix."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,10 +39,6 @@ def save_pipeline(pipeline, path):
             _import_skops().dump(pipeline, unfinished)
         else:
             joblib.dump(pipeline, unfinished)
-        # What is made beside it is for its owner only.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(unfinished, 0o666 & ~mask)
 
 
 def load_pipeline(path, cache=None):

@@ -9,17 +9,23 @@ from sklearn_cnnfeat._cli.options import (
     Layer,
     Many,
     OutputFile,
+    folder_argument,
     image_paths,
+    layer_option,
     network_options,
+    number_option,
+    on_error_option,
     picture_option,
+    progress_option,
+    saved_cache_option,
+    saved_model_argument,
     transformer,
+    verbosity,
     write_picture,
 )
 from sklearn_cnnfeat._cli.output import say
 
-model_argument = click.argument("model", type=click.Path(exists=True, dir_okay=False))
-photos_argument = click.argument("photos", type=click.Path(exists=True, file_okay=False))
-method_option = click.option(
+_method_option = click.option(
     "--method",
     type=click.Choice(["pca", "tsne"]),
     default="pca",
@@ -41,32 +47,50 @@ def _photos(folder, needs_classes=False):
     return found.data, [found.target_names[label] for label in found.target]
 
 
+def _load(model, on_error, progress, cache_folder=None):
+    """Return a saved pipeline whose network leaves out images and shows progress as asked."""
+    from sklearn_cnnfeat._cli.saving import load_pipeline
+    from sklearn_cnnfeat._steps import as_transformer
+
+    pipeline = load_pipeline(model, cache_folder)
+    as_transformer(pipeline).set_params(
+        on_error="nan" if on_error == "skip" else "raise", verbose=verbosity(progress)
+    )
+    return pipeline
+
+
 @command(short_help="Draw a map of photographs: like beside like.")
-@model_argument
-@photos_argument
+@saved_model_argument
+@folder_argument
 @picture_option("embedding.png")
-@method_option
-def embedding(model, photos, output, method):
+@_method_option
+@on_error_option
+@saved_cache_option
+@progress_option
+def embedding(model, photos, output, method, on_error, cache_folder, progress):
     """Draw a map of a folder of photographs by the features that a saved pipeline uses.
 
     Photographs lie beside those that look alike to the network; where PHOTOS has one subfolder
     per class, frames show the classes, and mistakes are marked.
+
+    A .joblib or .pkl file can run any code when it is loaded: load only files from sources that
+    you trust. A .skops file runs none.
 
     \b
     Example:
       cnnfeat embedding model.joblib photos/ -o embedding.png
     """
     from sklearn_cnnfeat import EmbeddingDisplay
-    from sklearn_cnnfeat._cli.saving import load_pipeline
 
     paths, labels = _photos(photos)
-    display = EmbeddingDisplay.from_estimator(load_pipeline(model), paths, labels, method=method)
+    pipeline = _load(model, on_error, progress, cache_folder)
+    display = EmbeddingDisplay.from_estimator(pipeline, paths, labels, method=method)
     write_picture(display, output)
 
 
 @command(short_help="Draw the worst or least certain predictions.")
-@model_argument
-@photos_argument
+@saved_model_argument
+@folder_argument
 @picture_option("gallery.png")
 @click.option(
     "--which",
@@ -75,15 +99,7 @@ def embedding(model, photos, output, method):
     show_default=True,
     help="The most certain mistakes, the least certain ones, or the most certain right ones.",
 )
-@click.option(
-    "-n",
-    "--number",
-    "n_photos",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="How many photographs to draw.",
-)
+@number_option("n_photos", "Photographs to draw.")
 @click.option(
     "--cv",
     type=click.IntRange(min=2),
@@ -91,10 +107,16 @@ def embedding(model, photos, output, method):
     help="Refit for each fold, so that no photograph is judged by a classifier that has learned "
     "from it.",
 )
-def gallery(model, photos, output, which, n_photos, cv):
+@on_error_option
+@saved_cache_option
+@progress_option
+def gallery(model, photos, output, which, n_photos, cv, on_error, cache_folder, progress):
     """Draw photographs with what a saved pipeline predicts for them, and why.
 
     PHOTOS has one subfolder per class: the true ones.
+
+    A .joblib or .pkl file can run any code when it is loaded: load only files from sources that
+    you trust. A .skops file runs none.
 
     \b
     Examples:
@@ -102,11 +124,11 @@ def gallery(model, photos, output, which, n_photos, cv):
       cnnfeat gallery model.joblib new/ --which least_certain
     """
     from sklearn_cnnfeat import PredictionGalleryDisplay
-    from sklearn_cnnfeat._cli.saving import load_pipeline
 
     paths, labels = _photos(photos, needs_classes=True)
+    pipeline = _load(model, on_error, progress, cache_folder)
     display = PredictionGalleryDisplay.from_estimator(
-        load_pipeline(model), paths, labels, which=which, n_photos=n_photos, cv=cv
+        pipeline, paths, labels, which=which, n_photos=n_photos, cv=cv
     )
     write_picture(display, output)
 
@@ -115,7 +137,7 @@ def gallery(model, photos, output, which, n_photos, cv):
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True))
 @picture_option("examples.png")
 @network_options
-@click.option("-l", "--layer", type=Layer(), default="last", help="Whose channels.")
+@layer_option
 @click.option(
     "-c",
     "--channel",
@@ -127,8 +149,9 @@ def gallery(model, photos, output, which, n_photos, cv):
     metavar="N",
     help="The channels; each has a line.  [default: 0]",
 )
-@click.option("--examples", "n_examples", type=click.IntRange(min=1), default=8, show_default=True)
-def examples(images, output, layer, channels, n_examples, **network):
+@number_option("n_examples", "Photographs for each channel.", "--examples")
+@progress_option
+def examples(images, output, layer, channels, n_examples, progress, **network):
     """Draw the parts of photographs that excite the channels of a layer most.
 
     IMAGES are files, or folders that are searched at any depth.
@@ -140,7 +163,7 @@ def examples(images, output, layer, channels, n_examples, **network):
     from sklearn_cnnfeat import ChannelExamplesDisplay
 
     display = ChannelExamplesDisplay.from_estimator(
-        transformer(**network),
+        transformer(verbose=verbosity(progress), **network),
         image_paths(images),
         list(channels),
         layer,
@@ -150,8 +173,8 @@ def examples(images, output, layer, channels, n_examples, **network):
 
 
 @command(short_help="Write a page to look around in photographs.")
-@model_argument
-@photos_argument
+@saved_model_argument
+@folder_argument
 @click.option(
     "-o",
     "--output",
@@ -167,31 +190,36 @@ def examples(images, output, layer, channels, n_examples, **network):
     metavar="LAYER",
     help="Layers whose maps the page shows.  [default: those of the pipeline]",
 )
-@method_option
+@_method_option
 @click.option(
     "--details",
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="The least certain photographs that have the maps of all channels.",
+    metavar="N",
+    help="The N least certain photographs have the maps of all channels.",
 )
-def explore(model, photos, output, layers, method, details):
+@on_error_option
+@progress_option
+def explore(model, photos, output, layers, method, details, on_error, progress):
     """Write one HTML file to look around in a folder of photographs with a saved pipeline.
 
     It holds a map of all photographs to zoom and select in, and for each what is predicted, where
     the decision came from, its neighbors and its feature maps. It needs no server and no internet.
-    The photographs are part of it, in small.
+    The photographs are part of it, in small: think of that before passing it on.
+
+    A .joblib or .pkl file can run any code when it is loaded: load only files from sources that
+    you trust. A .skops file runs none.
 
     \b
     Example:
       cnnfeat explore model.joblib photos/ -o page.html
     """
     from sklearn_cnnfeat import explore as write
-    from sklearn_cnnfeat._cli.saving import load_pipeline
 
     paths, labels = _photos(photos)
     page = write(
-        load_pipeline(model),
+        _load(model, on_error, progress),
         paths,
         labels,
         to=output,
