@@ -65,7 +65,7 @@ def compute_on_cluster(client, shards, extractor, records, recipe, positions, st
 
 def check_images(images):
     """Raise where workers cannot read the images by themselves."""
-    if images.kind != "path":
+    if not images.has_paths:
         raise ValueError(
             "With client=, workers read the images themselves: X must hold paths or URLs. "
             "Write the images to files first, or extract without client=."

@@ -26,7 +26,7 @@ class Records:
 
     def __init__(self, images, labels):
         self.images = images
-        self.has_paths = images.kind == "path"
+        self.has_paths = images.has_paths
         self._labels, self._label_dtype, self._target_names = labels
         self._stamps = None
 

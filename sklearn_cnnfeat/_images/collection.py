@@ -1,4 +1,4 @@
-"""A sequence of images that are read, digested and decoded by separate calls.
+"""Sequences of images that are read, digested and decoded by separate calls.
 
 A caller can skip decoding images that it already knows.
 """
@@ -32,56 +32,122 @@ _PIL_LOADING = threading.Lock()
 
 
 class Images:
-    """A sequence of images that are decoded on request; made by `as_images`.
+    """A sequence of images that are decoded on request: encoded ones, as bytes.
 
-    Attributes
+    Made by `as_images`; other kinds of images have a class of their own below.
+
+    Parameters
     ----------
-    kind : {"path", "bytes", "pil", "array"}
-        What the images are given as.
-    dtype : numpy.dtype
+    items : list or ndarray
+        The images; None for missing ones.
+    dtype : dtype
         Type of the decoded pixels: uint8, or float32 if they are not all integers in 0..255.
     index : pandas.Index or None
         Index of the Series or data frame that held the images.
+    value_range : (float, float) or None
+        The values of black and white.
+    data_format : {"channels_last", "channels_first"}
+        Where arrays have their channels.
     """
 
-    def __init__(self, items, kind, *, dtype, index, value_range, data_format):
+    has_paths = False
+
+    def __init__(self, items, *, dtype, index, value_range, data_format):
         self._items = items
-        self.kind = kind
         self.dtype = np.dtype(dtype)
         self.index = index
         self._value_range = value_range
         self._data_format = data_format
-
-    def absolute_part(self, span):
-        """Return the files at the positions of a range, with absolute paths."""
-        return Images(
-            [
-                path if path is None or is_url(path) else os.path.abspath(path)
-                for path in self._items[span.start : span.stop]
-            ],
-            self.kind,
-            dtype=self.dtype,
-            index=None,
-            value_range=self._value_range,
-            data_format=self._data_format,
-        )
 
     def __len__(self):
         return len(self._items)
 
     def name(self, i):
         """Return what to call image `i` in messages."""
-        item = self._items[i]
-        return item if self.kind == "path" and item is not None else f"image {i}"
+        return f"image {i}"
 
     def path(self, i):
         """Return the file of image `i`; None if it is missing or is not a file."""
-        return self._items[i] if self.kind == "path" else None
+        return None
 
     def check(self):
         """Raise an error if files are missing, before any time is spent on the others."""
-        if self.kind != "path":
-            return
+
+    def read(self, i):
+        """Return image `i` undecoded: bytes, a PIL image or an array."""
+        item = self._items[i]
+        if item is None:
+            raise ImageError(self.name(i), "it is missing")
+        return item
+
+    def stamp(self, i):
+        """Return 16 bytes that change with image `i`: for a file, its size and time.
+
+        Files are not read. Arrays, bytes and PIL images are digested. The stamp of an unreadable
+        image is zeros.
+        """
+        try:
+            return self.digest(self.read(i))[:16]
+        except ImageError:
+            return bytes(16)
+
+    def reading(self):
+        """Return text that changes with how images are read, apart from the `ImageSpec`."""
+        return f"{self.dtype} {self._value_range} {self._data_format}"
+
+    def digest(self, raw):
+        """Return 32 bytes that are equal only for images that decode alike."""
+        return content_digest(raw, f"{self.dtype} {self._value_range} ")
+
+    def key(self, i):
+        """Return the digest of image `i`, without reading a file that has not changed."""
+        return self.known_key(i) or self.read_with_key(i)[1]
+
+    def read_with_key(self, i):
+        """Return image `i` undecoded, and its digest."""
+        raw = self.read(i)
+        return raw, self.digest(raw)
+
+    def known_key(self, i):
+        """Return the digest of a file that was read before and has not changed; None otherwise."""
+        return None
+
+    def decode(self, raw, spec, name):
+        """Return the pixels on 0..255 as `spec` describes them: (height, width, channels)."""
+        try:
+            return self._decode(raw, spec)
+        except Exception as error:
+            raise image_error(name, error) from error
+
+    def _decode(self, raw, spec):
+        return decode_image(raw, spec, self._value_range)
+
+
+class ImageFiles(Images):
+    """Images in files, given by their paths, and URLs."""
+
+    has_paths = True
+
+    def absolute_part(self, span):
+        """Return the files at the positions of a range, with absolute paths."""
+        return ImageFiles(
+            [
+                path if path is None or is_url(path) else os.path.abspath(path)
+                for path in self._items[span.start : span.stop]
+            ],
+            dtype=self.dtype,
+            index=None,
+            value_range=self._value_range,
+            data_format=self._data_format,
+        )
+
+    def name(self, i):
+        return super().name(i) if self._items[i] is None else self._items[i]
+
+    def path(self, i):
+        return self._items[i]
+
+    def check(self):
         missing, not_files, urls = [], [], []
         for path in self._items:
             if is_url(path):
@@ -109,72 +175,25 @@ class Images:
             )
 
     def read(self, i):
-        """Return image `i` undecoded: bytes, a PIL image or an array."""
-        item = self._items[i]
-        if item is None:
-            raise ImageError(self.name(i), "it is missing")
-        if self.kind == "path":
-            try:
-                if is_url(item):
-                    return read_url(item, _MOST_BYTES)
-                status = os.stat(item)
-                if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                    raise ValueError("it is not a regular file")  # reading a pipe could block
-                if status.st_size > _MOST_BYTES:
-                    raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
-                with open(item, "rb") as file:
-                    return file.read()
-            except ImportError:
-                # Nothing is wrong with the image.
-                raise
-            except Exception as error:
-                raise image_error(item, error) from error
-        if self.kind == "pil":
-            try:
-                with _PIL_LOADING, quiet():
-                    item.load()
-                    orientation(item)  # Pillow parses and keeps it, which must not race either
-            except Exception as error:
-                raise image_error(self.name(i), error) from error
-        return item
+        path = super().read(i)
+        try:
+            return read_url(path, _MOST_BYTES) if is_url(path) else _read_file(path)
+        except ImportError:
+            # Nothing is wrong with the image.
+            raise
+        except Exception as error:
+            raise image_error(path, error) from error
 
     def stamp(self, i):
-        """Return 16 bytes that change with image `i`: for a file, its size and time.
-
-        Files are not read. Arrays, bytes and PIL images are digested. The stamp of an unreadable
-        image is zeros.
-        """
-        if self.kind == "path":
-            state = None if self._items[i] is None else file_state(self._items[i])
-            if state is None:
-                return bytes(16)
-            size, modified, *_ = state
-            return size.to_bytes(8, "little") + modified.to_bytes(8, "little", signed=True)
-        try:
-            return self.digest(self.read(i))[:16]
-        except ImageError:
+        state = None if self._items[i] is None else file_state(self._items[i])
+        if state is None:
             return bytes(16)
-
-    def reading(self):
-        """Return text that changes with how images are read, apart from the `ImageSpec`."""
-        return f"{self.dtype} {self._value_range} {self._data_format}"
-
-    def digest(self, raw):
-        """Return 32 bytes that are equal only for images that decode alike."""
-        how = f"{self.dtype} {self._value_range} "
-        if self.kind == "array":
-            how += f"array {self._data_format} "
-        return content_digest(raw, how)
-
-    def key(self, i):
-        """Return the digest of image `i`, without reading a file that has not changed."""
-        return self.known_key(i) or self.read_with_key(i)[1]
+        size, modified, *_ = state
+        return size.to_bytes(8, "little") + modified.to_bytes(8, "little", signed=True)
 
     def read_with_key(self, i):
-        """Return image `i` undecoded, and its digest."""
-        if self.kind != "path" or self._items[i] is None:
-            raw = self.read(i)
-            return raw, self.digest(raw)
+        if self._items[i] is None:
+            return super().read_with_key(i)
         now = time.time_ns()
         before = file_state(self._items[i])
         raw = self.read(i)
@@ -185,20 +204,43 @@ class Images:
         return raw, key
 
     def known_key(self, i):
-        """Return the digest of a file that was read before and has not changed; None otherwise."""
-        if self.kind != "path" or self._items[i] is None:
-            return None
-        return known_digest(self._items[i], self._how())
+        return None if self._items[i] is None else known_digest(self._items[i], self._how())
 
     def _how(self):
         return self.dtype, self._value_range
 
-    def decode(self, raw, spec, name):
-        """Return the pixels on 0..255 as `spec` describes them: (height, width, channels)."""
+
+def _read_file(path):
+    status = os.stat(path)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise ValueError("it is not a regular file")  # reading a pipe could block
+    if status.st_size > _MOST_BYTES:
+        raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class PILImages(Images):
+    """Images of Pillow."""
+
+    def read(self, i):
+        image = super().read(i)
         try:
-            if self.kind == "array":
-                pixels = decode_array(raw, spec, self._value_range, self._data_format)
-                return pixels.astype(self.dtype, copy=False)
-            return decode_image(raw, spec, self._value_range)
+            with _PIL_LOADING, quiet():
+                image.load()
+                orientation(image)  # Pillow parses and keeps it, which must not race either
         except Exception as error:
-            raise image_error(name, error) from error
+            raise image_error(self.name(i), error) from error
+        return image
+
+
+class ImageArrays(Images):
+    """Images as arrays of pixels."""
+
+    def digest(self, raw):
+        how = f"{self.dtype} {self._value_range} array {self._data_format} "
+        return content_digest(raw, how)
+
+    def _decode(self, raw, spec):
+        pixels = decode_array(raw, spec, self._value_range, self._data_format)
+        return pixels.astype(self.dtype, copy=False)

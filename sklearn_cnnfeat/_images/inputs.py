@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 from scipy.sparse import issparse
 
 from sklearn_cnnfeat._images.arrays import check_shapes, check_value_range, check_values
-from sklearn_cnnfeat._images.collection import Images
+from sklearn_cnnfeat._images.collection import ImageArrays, ImageFiles, Images, PILImages
 from sklearn_cnnfeat._images.urls import local_path
 from sklearn_cnnfeat._text import first_few
 
@@ -26,6 +26,12 @@ _KIND_NAMES = {
     "pil": "PIL images",
     "array": "arrays",
     "number": "numbers",
+}
+_CLASSES = {
+    "path": ImageFiles,
+    "bytes": Images,
+    "pil": PILImages,
+    "array": ImageArrays,
 }
 _EXPECTED = (
     "X must hold paths, encoded images (bytes), PIL images or arrays of numbers; in a list, an "
@@ -73,8 +79,8 @@ def as_images(
     else:
         _check_encoded(kind, image_shape)
         dtype = np.uint8 if value_range is None else np.float32
-    return Images(
-        items, kind, dtype=dtype, index=index, value_range=value_range, data_format=data_format
+    return _CLASSES[kind](
+        items, dtype=dtype, index=index, value_range=value_range, data_format=data_format
     )
 
 

@@ -108,33 +108,31 @@ def _weights_file(source, input_size):
 
 def _run(function, args, source, backends):
     """Run a job on the first backend that takes it."""
-    backends = [name for name in backends if name == "openvino" or _has_tensorflow()]
-    for backend in backends[:-1]:
+    *others, last = [name for name in backends if name == "openvino" or _has_tensorflow()]
+    failures = {}
+    for backend in others:
         try:
             return keras_process(backend).run(function, *args)
         except _FINAL:
             raise
-        except _NOT_TAKEN:
-            # What one backend does not take, the other may; if not, its error is the one to see.
-            continue
         except Exception as error:
-            if not source.trusted and source.kind != "object":
-                _warn_of_failure(backend, source, error)
+            # What one backend does not take, the other may; if not, its error is the one to see.
+            failures[backend] = error
     try:
-        return keras_process(backends[-1]).run(function, *args)
+        result = keras_process(last).run(function, *args)
     except UnsupportedLayersError as error:
         raise UnsupportedLayersError(
             f"{sentence(describe(source))} has layers that cannot be converted without TensorFlow "
             f"({error}). pip install tensorflow, or engine='keras' runs the model on Keras itself."
         ) from error
-
-
-def _warn_of_failure(backend, source, error):
-    warn(
-        f"Keras on {backend} failed on {describe(source)} ({first_line(error)}). TensorFlow "
-        "converts it instead, which takes longer; please report this.",
-        EngineWarning,
-    )
+    for backend, error in failures.items():
+        if not (isinstance(error, _NOT_TAKEN) or source.trusted or source.kind == "object"):
+            warn(
+                f"Keras on {backend} failed on {describe(source)} ({first_line(error)}). "
+                "TensorFlow converted it instead, which takes longer; please report this.",
+                EngineWarning,
+            )
+    return result
 
 
 def describe_named(source, input_size):

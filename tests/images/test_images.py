@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, ImageOps
 from sklearn.utils import Bunch
 
 from sklearn_cnnfeat._images import EXTENSIONS, INTERPOLATIONS, RESIZES, ImageSpec, as_images
+from sklearn_cnnfeat._images.collection import ImageArrays, ImageFiles, Images, PILImages
 from sklearn_cnnfeat.exceptions import ImageError
 
 OWN_SIZE = ImageSpec(None, None, 3)
@@ -576,7 +577,7 @@ def _object_array(items):
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_paths_in_any_container(container, files):
     images = as_images(CONTAINERS[container](files))
-    assert (images.kind, images.dtype, len(images)) == ("path", np.uint8, 3)
+    assert (type(images), images.dtype, len(images)) == (ImageFiles, np.uint8, 3)
     assert [images.name(i) for i in range(3)] == files
     assert images._items == files
     images.check()
@@ -591,7 +592,7 @@ def test_paths_in_any_container(container, files):
 def test_bytes_in_any_container(container, files):
     encoded = [Path(file).read_bytes() for file in files]
     images = as_images(CONTAINERS[container](encoded))
-    assert (images.kind, images.dtype) == ("bytes", np.uint8)
+    assert (type(images), images.dtype) == (Images, np.uint8)
     assert [images.read(i) for i in range(3)] == encoded
     assert images.name(2) == "image 2"
     images.check()
@@ -601,9 +602,9 @@ def test_bytes_in_any_container(container, files):
 def test_pil_images_and_arrays_in_any_container(container):
     pictures = [picture(8, 6), picture(5, 7), picture(9, 4)]
     images = as_images(CONTAINERS[container](pictures))
-    assert (images.kind, images.dtype) == ("pil", np.uint8)
+    assert (type(images), images.dtype) == (PILImages, np.uint8)
     arrays = [np.asarray(image) for image in pictures]
-    assert as_images(CONTAINERS[container](arrays)).kind == "array"
+    assert type(as_images(CONTAINERS[container](arrays))) is ImageArrays
     for pixels, other, array in zip(
         decode(CONTAINERS[container](pictures)),
         decode(CONTAINERS[container](arrays)),
@@ -637,7 +638,7 @@ def test_pil_images_and_arrays_in_any_container(container):
 )
 def test_kinds_of_paths(paths, files):
     images = as_images(paths(files))
-    assert images.kind == "path"
+    assert images.has_paths
     assert images._items == files
     assert set(map(type, images._items)) == {str}
 
@@ -666,7 +667,7 @@ class _ArrayLike:
 def test_an_array_of_images_in_any_form(make):
     array = np.stack([np.asarray(picture(8, 6)), np.asarray(picture(8, 6)) // 2])
     images = as_images(make(array))
-    assert (images.kind, images.dtype, len(images)) == ("array", np.uint8, 2)
+    assert (type(images), images.dtype, len(images)) == (ImageArrays, np.uint8, 2)
     for pixels, expected in zip(decode(make(array)), array, strict=True):
         assert_array_equal(pixels, expected)
 
