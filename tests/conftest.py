@@ -1,6 +1,7 @@
 """Shared fixtures: a home of our own for every run, real photographs where they are."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 # Before TensorFlow is imported by any test: its chatter is not ours.
@@ -13,6 +14,21 @@ _ASSETS = Path(
     os.environ.get("CNNFEAT_TEST_ASSETS")
     or Path(__file__).resolve().parents[2] / "shared" / "assets"
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark as slow all but a few cases, evenly spread, of the tests that say ``sampled(n)``."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for group in cases.values():
+        (n_fast,) = group[0].get_closest_marker("sampled").args
+        fast = {round(i * (len(group) - 1) / max(n_fast - 1, 1)) for i in range(n_fast)}
+        for i, item in enumerate(group):
+            if i not in fast:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

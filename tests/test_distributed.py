@@ -86,6 +86,7 @@ COLLECTIONS = {
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "cluster"])
 @pytest.mark.parametrize("collection", COLLECTIONS)
+@pytest.mark.sampled(6)
 def test_rows_are_the_local_ones(collection, scheduler, cnn, files, expected, client):
     features = cnn.transform(COLLECTIONS[collection](files))
     assert isinstance(features, dask.array.Array)
@@ -183,6 +184,7 @@ def _large_model():
     )
 
 
+@pytest.mark.slow
 def test_models_in_memory(network, files, expected, client):
     import keras
 

@@ -223,6 +223,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sampled(4)
 def test_nothing_is_computed_after_precompute(case, cnn, files, y, computed):
     make, n_passes, n_settings = CASES[case]
     estimator = make(cnn)
@@ -303,6 +304,7 @@ def test_networks_and_preprocessing_have_a_pass_each(cnn, network, other_network
     assert len(computed) == 8 * N
 
 
+@pytest.mark.slow
 def test_layers_with_and_without_the_classifier_are_two_networks(tmp_path, files, computed):
     cnn = CNNFeatureTransformer(
         "mobilenet",
@@ -552,6 +554,7 @@ def test_scores_come_in_the_order_of_computation(cnn, files, y):
         assert row.mean_fit_time == best["mean_fit_time"]
 
 
+@pytest.mark.slow
 def test_scores_of_poolings_and_networks(cnn, network, other_network, files, y):
     grid = {
         "cnn__model": [other_network, network],
@@ -781,6 +784,7 @@ def test_photographs(assets, photos, imagenet_home, tmp_path, computed):
     assert scores["n_features"].tolist() == [512, 1024, 1024]
 
 
+@pytest.mark.slow
 def test_the_guide_on_caching_runs(assets, tmp_path):
     root = Path(__file__).resolve().parents[1]
     guide = (root / "docs" / "caching.md").read_text(encoding="utf-8")

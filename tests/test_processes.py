@@ -69,6 +69,7 @@ def finish(process, seconds=60):
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 @pytest.mark.parametrize("with_cache", [False, True])
+@pytest.mark.sampled(2)
 def test_search_in_workers(backend, with_cache, network, files, tmp_path):
     cache = tmp_path if with_cache else None
     search = GridSearchCV(
@@ -130,6 +131,7 @@ def test_workers_share_the_cores(network, files):
 
 @needs_fork
 @pytest.mark.parametrize("engine", ["openvino", "keras"])
+@pytest.mark.sampled(1)
 def test_forked_workers_say_so(engine, network, files):
     script = f"""
         import warnings
@@ -259,6 +261,7 @@ def without(tmp_path):
         "RuntimeError('no plugins.xml')",
     ],
 )
+@pytest.mark.sampled(1)
 def test_broken_openvino(error, network, files, expected, without, tmp_path):
     script = """
         import sys, warnings

@@ -48,6 +48,7 @@ def snapshot(cnn):
     ],
     ids=["layer", "layers", "model", "pooling", "input_size", "formats", "cache"],
 )
+@pytest.mark.sampled(3)
 def test_a_failed_fit_leaves_the_transformer_as_it_was(cnn, files, changes, error):
     expected = cnn.transform(files)
     before = snapshot(cnn)

@@ -246,6 +246,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("own", ["layer", "lambda", "subclass"])
+@pytest.mark.sampled(1)
 def test_code_of_a_notebook_in_other_processes(own, digits, monkeypatch):
     """What was written in `__main__` cannot be imported there and must travel with the model."""
     X = digits[0][:10]
@@ -604,6 +605,7 @@ def test_random_weights_follow_random_state(digits):
     assert not np.allclose(rows(1), first)
 
 
+@pytest.mark.slow
 def test_unpickled_model_is_built_anew(tmp_path, monkeypatch):
     """A pickle goes to a machine that has no compiled network, with a model of augmentations."""
     import keras

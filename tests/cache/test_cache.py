@@ -317,6 +317,7 @@ class TestRoom:
             cache.put_many(recipe, digests([i]), make([i], width))
 
     @pytest.mark.parametrize("width", [3, 512, 1024, 25_088])
+    @pytest.mark.sampled(1)
     def test_limit_holds(self, tmp_path, width):
         cache = FeatureCache(tmp_path, max_bytes=2**20)
         batch = max(1, 40_000 // width // 4)
@@ -367,6 +368,7 @@ class TestRoom:
         info = cache.info()
         assert info.oldest.timestamp() == info.newest.timestamp() == int(now)
 
+    @pytest.mark.slow
     def test_smaller_limit_shrinks_the_file(self, tmp_path):
         with FeatureCache(tmp_path) as large:
             self.fill(large, range(800))

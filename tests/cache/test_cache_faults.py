@@ -103,6 +103,7 @@ class TestDamage:
             recovered += after == 24
         assert recovered > 0.97 * len(offsets - names)
 
+    @pytest.mark.slow
     def test_overwritten_blocks(self, sound, tmp_path):
         random.seed(1)
         for _ in range(150):

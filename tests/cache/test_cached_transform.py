@@ -72,6 +72,7 @@ def uncached(cnn, X):
         ("mean", None),
     ],
 )
+@pytest.mark.sampled(5)
 def test_rows_are_the_same_bits(cnn, files, computed, layer, pooling):
     cnn.set_params(layer=layer, pooling=pooling)
     expected = uncached(cnn, files)
@@ -367,6 +368,7 @@ def test_a_search_computes_each_image_once_a_layer(cnn, files, computed):
     )
 
 
+@pytest.mark.slow
 def test_two_workers_do_little_twice(assets, photos, imagenet_home, tmp_path, monkeypatch):
     count = tmp_path / "count"
     monkeypatch.setenv("CNNFEAT_TEST_COUNT", str(count))
@@ -527,6 +529,7 @@ def test_code_of_the_users_own_is_not_kept(cnn, files, computed, parameter, valu
     assert len(computed) == N
 
 
+@pytest.mark.slow
 def test_layers_of_the_users_own_are_not_kept(files, tmp_path, computed):
     import keras
 

@@ -203,6 +203,7 @@ def run_commands(commands, folder, assets):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="written for a POSIX shell")
+@pytest.mark.slow
 def test_commands_of_the_readme_on_photographs(assets, tmp_path, monkeypatch):
     """With the network whose weights are here, in real processes."""
     (tmp_path / "new").mkdir()
@@ -351,6 +352,7 @@ def test_linear_within_one_standard_error(scores, expected):
     assert _simplest(results) == expected
 
 
+@pytest.mark.slow
 def test_search_in_several_processes(here, cnnfeat):
     arguments = ["search", "photos", "-m", "small.keras", "-l", "one", "--C", "1", "--cv", "2"]
     alone, together = cnnfeat(*arguments), cnnfeat(*arguments, "--jobs", "2")
@@ -790,6 +792,7 @@ def test_full_disk_is_told():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="looks into /proc")
 @pytest.mark.parametrize("moment", ["imports", "network"])
+@pytest.mark.sampled(1)
 def test_interrupt_is_tidy(moment, tmp_path):
     for number, path in enumerate(save_photos(tmp_path / "all", 400)):
         (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)

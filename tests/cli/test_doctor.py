@@ -98,6 +98,7 @@ def test_a_home_that_cannot_be_written_to(tmp_path, monkeypatch, capsys):
     assert "1 check failed." in out
 
 
+@pytest.mark.slow
 def test_a_broken_openvino(own_home, tmp_path):
     broken = tmp_path / "broken"
     (broken / "openvino").mkdir(parents=True)

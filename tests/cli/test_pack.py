@@ -103,6 +103,7 @@ def test_packed_wheels_install_without_an_index(index, tmp_path, imagenet_home, 
     )
 
 
+@pytest.mark.slow
 def test_pack_again_leaves_no_old_wheels(index, tmp_path, imagenet_home):
     packing.pack(tmp_path / "packed", ["mobilenet"], "kaggle")
     make_wheel(tmp_path / "packed" / "wheels", "keras", "3.15.0")

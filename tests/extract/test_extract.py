@@ -299,6 +299,7 @@ def test_values_that_a_function_of_the_users_own_holds(network, originals, tmp_p
         run(few, to, CNNFeatureTransformer(network, "two", make(3.0)))
 
 
+@pytest.mark.slow
 def test_function_of_the_users_own_is_known_again_in_another_process(network, originals, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -1023,6 +1024,7 @@ def test_folder_of_the_file_must_exist(originals, cnn, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("limit", [60_000, 200_000], ids=["in a part", "in the file"])
+@pytest.mark.sampled(3)
 def test_disk_full(form, limit, network, originals, tmp_path, home):
     # Parts of 115 kB, a file of 430 kB (Parquet packs it to less).
     script = f"""
@@ -1147,6 +1149,7 @@ def test_too_large_for_memory(originals, cnn, tmp_path, monkeypatch):
     assert len(load_features(to, rows=slice(3)).data) == 3
 
 
+@pytest.mark.slow
 def test_the_guide_on_extraction_runs(assets, tmp_path):
     guide = (ROOT / "docs" / "extract.md").read_text(encoding="utf-8")
     for folder in (assets / "photos").iterdir():

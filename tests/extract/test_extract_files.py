@@ -389,6 +389,7 @@ def changes(manifest):
 
 
 @pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.sampled(1)
 def test_altered_manifests(form, files, paths, cnn):
     to = files / f"f.{form}"
     good = content(to)

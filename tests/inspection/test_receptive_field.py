@@ -59,6 +59,7 @@ def test_fields_are_those_of_the_network(build):
         assert (left, right) == (seen[1][0], seen[1][-1] + 1)
 
 
+@pytest.mark.slow
 def test_gates_are_left_out_and_attention_is_not():
     keras = pytest.importorskip("keras")
     layers = keras.layers

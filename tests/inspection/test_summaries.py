@@ -83,6 +83,7 @@ def test_no_weights_are_downloaded_or_allocated():
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "convnext_tiny", "efficientnet_b0"])
+@pytest.mark.sampled(1)
 def test_shapes_are_those_of_the_built_network(keras, name):
     table = layer_summary(CNNFeatureTransformer(name, weights=None, input_size=96)).set_index(
         "path"

@@ -98,12 +98,14 @@ def check_same_bits(name, weights, pictures, precision):
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "resnet50_v2", "efficientnet_b0", "convnext_tiny"])
+@pytest.mark.sampled(1)
 def test_rows_are_the_same_bits(name, weights, pictures):
     check_same_bits(name, weights, pictures, "float32")
 
 
 @pytest.mark.usefixtures("needs_bfloat16")
 @pytest.mark.parametrize("name", ["mobilenet", "efficientnet_b0"])
+@pytest.mark.slow
 def test_rows_are_the_same_bits_in_bfloat16(name, weights, pictures):
     rows = check_same_bits(name, weights, pictures, "bfloat16")
     exact = transformer(name, weights).fit_transform(pictures)
@@ -128,6 +130,7 @@ def test_bfloat16_of_published_weights(assets, photos):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sampled(1)
 def test_engines_agree(name, weights, pictures):
     rows = transformer(name, weights, engine="openvino").fit_transform(pictures)
     for parameters in ({}, {"batch_size": 4}):
@@ -292,6 +295,7 @@ def test_failure_of_openvino_is_not_for_ever(convolutional, pictures, tmp_path, 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("engine", ["openvino", "keras"])
+@pytest.mark.sampled(1)
 def test_interrupts_at_any_moment(engine, convolutional):
     """Control-C, again and again: no thread is left, no crash, and the next rows are right."""
     script = f"""

@@ -101,6 +101,7 @@ _PIXELS = _RNG.standard_normal(_SHAPE).astype(np.float32)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.sampled(16)
 def test_goes_into_the_kernel(layer, normalization, bias):
     parameter = ops.parameter([-1, *_SHAPE[1:]], np.float32)
     raw = LAYERS[layer](parameter)

@@ -104,6 +104,7 @@ _OTHERS = ["densenet121", "resnet50_v2", "efficientnet_b0", "mobilenet_v3_small"
 @pytest.mark.parametrize(
     "name", [*_CHEAP, *(pytest.param(name, marks=pytest.mark.slow) for name in _OTHERS)]
 )
+@pytest.mark.sampled(1)
 def test_a_row_does_not_depend_on_the_layers_beside_it(name):
     """To the bit, across batch normalization too: the cache takes one for the other."""
     images = np.random.default_rng(1).integers(0, 256, (1, 96, 96, 3), np.uint8)

@@ -25,6 +25,7 @@ def transformer():
 
 
 @pytest.mark.parametrize("engine", ["auto", "keras"])
+@pytest.mark.sampled(1)
 def test_patches_are_maps(transformer, engine):
     import keras
 

@@ -113,6 +113,7 @@ def test_later_process_needs_no_tensorflow(network, pictures, home, imagenet_hom
 
 @pytest.mark.parametrize("name", ["record.json", "network.xml", "network.bin"])
 @pytest.mark.parametrize("damage", ["flipped first", "flipped last", "cut", "empty", "gone"])
+@pytest.mark.sampled(5)
 def test_damaged_program_is_compiled_again(network, pictures, home, count_builds, name, damage):
     expected = _features(network, pictures)
     (folder,) = _folders(home)
@@ -172,6 +173,7 @@ def test_two_processes_compile_the_same(network, pictures, home, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_killed_while_compiling(network, pictures, home):
     """What a kill leaves behind is never taken for a program."""
     script = f"""
@@ -291,6 +293,7 @@ def test_without_openvino(network, pictures, tmp_path):
     assert "pip install openvino" in output
 
 
+@pytest.mark.slow
 def test_keras_on_another_backend_is_left_alone(network, pictures, tmp_path):
     """Networks are converted elsewhere: what Keras is set to here does not matter."""
     script = f"""
@@ -303,6 +306,7 @@ def test_keras_on_another_backend_is_left_alone(network, pictures, tmp_path):
     assert output == f"{_features(network, pictures).tobytes().hex()} []\n"
 
 
+@pytest.mark.slow
 def test_network_that_openvino_cannot_take(pictures, home):
     keras = keras_models.import_keras()
     import tensorflow as tf
@@ -394,6 +398,7 @@ def test_clones_share_the_loaded_network(network, pictures, home, count_builds):
     assert len(whole_networks._networks) == 1
 
 
+@pytest.mark.slow
 def test_read_only_programs_serve(network, pictures, home):
     expected = _features(network, pictures)
     copy = Path(shutil.copytree(home, home.with_name("copy")))

@@ -163,6 +163,7 @@ ENGINES = ["openvino", "keras"]
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("make", [make_seed_cnn, make_branches, make_many_kinds])
+@pytest.mark.sampled(3)
 def test_all_layers_at_once_equal_predict(make, engine):
     model = make()
     randomize_statistics(model)
@@ -462,6 +463,7 @@ def test_one_channel_and_odd_sizes(engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
+@pytest.mark.sampled(2)
 def test_images_of_their_own_sizes(pooling, engine):
     model = make_backbone((None, None, 3))
     X = [pictures(1, height, width)[0] for height, width in ((16, 16), (33, 20), (9, 40), (16, 16))]
@@ -886,6 +888,7 @@ def pooled(maps, pooling):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("pooling", ["flatten", "avg", "max", "gem", "spp"])
+@pytest.mark.sampled(4)
 def test_poolings_equal_numpy(pooling, engine):
     # Maps of 22 x 27, 7 x 9, 3 x 2 and 1 x 1, some of negative values only.
     model = keras.Sequential(
@@ -952,6 +955,7 @@ def test_a_pooling_of_ones_own():
 
 
 @pytest.mark.parametrize("preprocessing", ["caffe", "tf", "torch", "rescale", None, "auto"])
+@pytest.mark.sampled(2)
 def test_preprocessing_by_name_equals_keras(preprocessing):
     model = make_backbone()
     X = pictures(3, 24, 24)

@@ -57,6 +57,7 @@ def test_int8_stays_near_float32(network, pictures):
     assert _cosines(exact, rows).min() > 0.98
 
 
+@pytest.mark.slow
 def test_one_calibration_serves_all_folds(network, pictures, quantized, monkeypatch, tmp_path):
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path))
     rows = [
@@ -85,6 +86,7 @@ def test_int8_beside_images_that_cannot_be_read(network, pictures, quantized, tm
         cnn.fit([broken])
 
 
+@pytest.mark.slow
 def test_lost_int8_network(network, pictures, quantized, monkeypatch, tmp_path):
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "home"))
     own = CNNFeatureTransformer(network, "three", "avg", precision="int8").fit(pictures)

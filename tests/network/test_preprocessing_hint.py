@@ -37,6 +37,7 @@ def said(capsys, cnn):
 
 
 @pytest.mark.parametrize("first", [[], [layers.RandomFlip()], [layers.ZeroPadding2D()]])
+@pytest.mark.sampled(1)
 def test_a_model_without_rescaling(first, capsys):
     own = model(*first)
     assert said(capsys, CNNFeatureTransformer(own, "last"))
@@ -58,11 +59,13 @@ def test_a_file(capsys, tmp_path):
         [layers.RandomFlip(), layers.BatchNormalization()],
     ],
 )
+@pytest.mark.sampled(1)
 def test_a_model_that_rescales_by_itself(first, capsys):
     assert not said(capsys, CNNFeatureTransformer(model(*first), "last"))
 
 
 @pytest.mark.parametrize("preprocessing", [None, "rescale", "tf", lambda batch: batch / 255])
+@pytest.mark.sampled(2)
 def test_preprocessing_that_was_chosen(preprocessing, capsys):
     assert not said(capsys, CNNFeatureTransformer(model(), "last", preprocessing=preprocessing))
 

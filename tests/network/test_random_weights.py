@@ -59,6 +59,7 @@ def draw(model, seed):
     return [np.array(variable.numpy()) for variable in model.weights]
 
 
+@pytest.mark.slow
 def test_the_same_on_another_backend(keras):
     model = small_network(keras)
     digest = hashlib.sha256()

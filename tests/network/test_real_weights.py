@@ -82,12 +82,14 @@ def layerwise(cnn, X):
 
 
 @pytest.mark.parametrize(("preprocessing", "expected"), [("auto", RIGHT), ("caffe", WRONG)])
+@pytest.mark.sampled(1)
 def test_accuracies_of_mobilenet(keras_home, photos, labels, preprocessing, expected):
     cnn = CNNFeatureTransformer("mobilenet", MOBILENET_LAYERS, "avg", preprocessing=preprocessing)
     check_accuracies(layerwise(cnn, photos), labels, MOBILENET_LAYERS, expected)
 
 
 @pytest.mark.parametrize(("preprocessing", "expected"), [("caffe", RIGHT), ("tf", WRONG)])
+@pytest.mark.slow
 def test_accuracies_of_a_model_file(squeezenet, photos, labels, preprocessing, expected):
     cnn = CNNFeatureTransformer(
         squeezenet, SQUEEZENET_LAYERS, "avg", preprocessing=preprocessing, input_size=224
@@ -112,6 +114,7 @@ def mobilenet_by_hand(keras_home, layers, dtype):
 
 
 @pytest.mark.parametrize("engine", ["openvino", "keras"])
+@pytest.mark.sampled(1)
 def test_mobilenet_is_as_exact_as_keras(keras_home, photos, engine):
     """From JPEG files by hand: Pillow, Keras' preprocessing, `predict`; and all in float64.
 
@@ -133,6 +136,7 @@ def test_mobilenet_is_as_exact_as_keras(keras_home, photos, engine):
         assert np.abs(features - truth).max() <= allowed, layer
 
 
+@pytest.mark.slow
 def test_a_fresh_process_finds_the_weights_without_a_network(keras_home, photos):
     code = (
         "import sys; from sklearn_cnnfeat import CNNFeatureTransformer\n"

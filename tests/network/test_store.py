@@ -65,6 +65,7 @@ def test_a_full_disk_is_a_warning(network, photos, home, full_disk, monkeypatch)
     assert [path.name for path in (full_disk / "networks").glob("*") if path.name != "locks"] == []
 
 
+@pytest.mark.slow
 def test_no_room_anywhere_leaves_it_to_keras(network, photos, home, full_disk, monkeypatch):
     expected = _features(network, photos)
     networks.forget_networks()
@@ -90,6 +91,7 @@ def test_no_room_anywhere_leaves_it_to_keras(network, photos, home, full_disk, m
     ],
     ids=str,
 )
+@pytest.mark.sampled(2)
 def test_forged_records_are_converted_again(content, network, photos, home):
     expected = _features(network, photos)
     networks.forget_networks()
@@ -101,6 +103,7 @@ def test_forged_records_are_converted_again(content, network, photos, home):
     np.testing.assert_array_equal(rows, expected)
 
 
+@pytest.mark.slow
 def test_fields_of_other_kinds_are_converted_again(network, photos, home):
     expected = _features(network, photos)
     original = json.loads(json.loads(_record(home).read_text())["content"])

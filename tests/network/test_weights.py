@@ -162,6 +162,7 @@ def test_the_error_tells_where_it_looked(tmp_path, monkeypatch):
         (b"\x89HDF\r\n\x1a\n" + bytes(100), r"its MD5 is \w{32}, that of Keras' file 6d6bbae143d8"),
     ],
 )
+@pytest.mark.sampled(2)
 def test_other_files_of_the_name_are_refused(content, why, tmp_path, monkeypatch):
     file = tmp_path / "folder" / VGG16
     file.parent.mkdir()
@@ -248,6 +249,7 @@ def test_packing_again_adds(packed, published, tmp_path, monkeypatch):
     assert set(_published.read_manifest(packed)) == {MOBILENET, *files["file"]}
 
 
+@pytest.mark.slow
 def test_a_packed_file_that_changed_is_refused(packed, monkeypatch):
     with open(packed / MOBILENET, "r+b") as file:
         file.seek(-1, os.SEEK_END)

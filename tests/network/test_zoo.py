@@ -76,6 +76,7 @@ def layer_names(model):
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *REST])
+@pytest.mark.sampled(4)
 def test_layers_sizes_and_files_are_those_of_keras(name, asked):
     architecture = _zoo.find_architecture(name)
     native = (architecture.native_size,) * 2
@@ -123,6 +124,7 @@ def test_every_network_of_keras_is_there():
 
 @pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v2", "mobilenet_v3_small", "vgg16"])
 @pytest.mark.parametrize("size", [(96, 96), (128, 128), (160, 160), (128, 200), (224, 128)])
+@pytest.mark.sampled(5)
 def test_weights_of_the_right_size_are_taken(name, size, asked):
     architecture = _zoo.find_architecture(name)
     keras_network(
@@ -133,6 +135,7 @@ def test_weights_of_the_right_size_are_taken(name, size, asked):
 
 
 @pytest.mark.parametrize("include_top", [False, True])
+@pytest.mark.slow
 def test_the_rescaling_of_published_efficientnets_is_that_of_keras(include_top, asked):
     theirs = keras_network("EfficientNetB0", weights="imagenet", include_top=include_top)
     plain = keras_network("EfficientNetB0", weights=None, include_top=include_top)
@@ -210,11 +213,12 @@ def no_network(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("model", "layer", "file"),
     [
+        ("mobilenet", -1, "mobilenet/mobilenet_1_0_224_tf.h5"),
         ("resnet50", "last", "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
         ("vgg16", "fc2", "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"),
-        ("mobilenet", -1, "mobilenet/mobilenet_1_0_224_tf.h5"),
     ],
 )
+@pytest.mark.sampled(1)
 def test_the_error_without_a_network_says_all_that_is_needed(no_network, model, layer, file):
     with pytest.raises(OSError, match="could not be downloaded") as caught:
         CNNFeatureTransformer(model, layer).fit(IMAGES)
@@ -227,11 +231,13 @@ def test_the_error_without_a_network_says_all_that_is_needed(no_network, model, 
     assert "Name or service not known" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_small_networks_ask_for_the_weights_of_their_size(no_network):
     with pytest.raises(OSError, match=r"mobilenet_1_0_128_tf_no_top\.h5"):
         CNNFeatureTransformer("mobilenet", "last", input_size=128).fit(IMAGES)
 
 
+@pytest.mark.slow
 def test_a_damaged_download_is_named(no_network):
     file = no_network / "models" / "mobilenet_1_0_224_tf_no_top.h5"
     file.parent.mkdir()
@@ -281,7 +287,8 @@ def downloads(no_network, monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("layer", ["out_relu", "global_average_pooling2d"])
+@pytest.mark.parametrize("layer", ["global_average_pooling2d", "out_relu"])
+@pytest.mark.sampled(1)
 def test_weights_are_downloaded_once_and_serve_all_sizes(layer, downloads, no_network):
     keras = keras_models.import_keras()
     X = np.random.default_rng(0).integers(0, 256, (2, 80, 64, 3), dtype=np.uint8)
@@ -338,6 +345,7 @@ def published_efficientnet(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_efficientnet_is_rescaled_with_published_weights(
     published_efficientnet, monkeypatch, photo_like
 ):
@@ -360,6 +368,7 @@ def test_efficientnet_is_rescaled_with_published_weights(
         np.testing.assert_allclose(rows, expected, atol=5e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_indices_and_last_count_the_rescaling(published_efficientnet, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(published_efficientnet.parent))
     names = []
@@ -371,6 +380,7 @@ def test_indices_and_last_count_the_rescaling(published_efficientnet, monkeypatc
     assert cnn.fit(IMAGES).layer_names_ == ["stem_conv_pad"]
 
 
+@pytest.mark.slow
 def test_weights_of_ones_own_are_not_rescaled(tmp_path, photo_like):
     keras = keras_models.import_keras()
     own = keras.applications.EfficientNetB0(

@@ -84,6 +84,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("page", with_code(PAGES))
+@pytest.mark.slow
 def test_code_runs_and_prints_what_the_page_says(page, weights, folder):
     blocks = python_blocks(page)
     code = "".join(f"{code}\nprint({END!r})\n" for code, _ in blocks)

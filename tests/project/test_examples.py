@@ -128,6 +128,7 @@ SAMPLE = "plot_own_network.py"
         for script in EXPECTED
     ],
 )
+@pytest.mark.slow
 def test_example(script, assets, tmp_path):
     shutil.copytree(assets / "photos", tmp_path / "photos")
     check_example(script, EXPECTED[script], tmp_path, KERAS_HOME=str(assets / "keras_home"))

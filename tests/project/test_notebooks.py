@@ -106,6 +106,7 @@ def run_competition(competition, folder):
     return printed, pd.read_csv(folder / "submission.csv").set_index("id")["label"]
 
 
+@pytest.mark.slow
 def test_competition(kaggle, random_weights, tmp_path):
     """From photographs that are everywhere and random weights to a submission."""
     paths = save_photos(tmp_path / "photos", 48)

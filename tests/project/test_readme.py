@@ -68,6 +68,7 @@ def test_main_example_finds_the_best_layer(run):
     assert float(printed.split()[-1]) > 0.8
 
 
+@pytest.mark.slow
 def test_loop_by_hand_gives_the_same_numbers(run):
     compare = """
 from sklearn_cnnfeat import CNNFeatureTransformer

@@ -33,6 +33,7 @@ _USES = {
 
 
 @pytest.mark.parametrize("use", list(_USES))
+@pytest.mark.sampled(2)
 def test_nothing_is_sent_and_nothing_written_elsewhere(use, tmp_path):
     if use == "int8":
         pytest.importorskip("nncf")
