@@ -10,11 +10,12 @@ torch = pytest.importorskip("torch", reason='needs pip install "sklearn-cnnfeat[
 from torch import nn  # noqa: E402
 from torch_networks import ChannelsLast, Residual, Tokens, scale_weights  # noqa: E402
 
+from sklearn_cnnfeat._network import torch_conversion  # noqa: E402
 from sklearn_cnnfeat._network.layers import find_layer  # noqa: E402
 from sklearn_cnnfeat._network.torch_calls import list_module_layers  # noqa: E402
 from sklearn_cnnfeat._network.torch_conversion import convert_module  # noqa: E402
 from sklearn_cnnfeat._network.torch_models import check_module, find_channels  # noqa: E402
-from sklearn_cnnfeat.exceptions import LayerNotFoundError  # noqa: E402
+from sklearn_cnnfeat.exceptions import EngineError, LayerNotFoundError  # noqa: E402
 
 # float32 rounding through the layers of these networks.
 TOLERANCE = 5e-6
@@ -201,6 +202,35 @@ def test_one_image_and_many_give_the_same(compute):
     for name, value in compute(converted, batch[1:2]).items():
         largest = np.abs(value).max()
         np.testing.assert_allclose(together[name][1], value[0], rtol=0, atol=TOLERANCE * largest)
+
+
+class Chaotic(nn.Module):
+    """Multiplies every difference by up to thirty, three times."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.waves = nn.ModuleList([nn.Identity() for _ in range(3)])
+
+    def forward(self, x):
+        x = self.conv(x)
+        for wave in self.waves:
+            x = wave(torch.sin(30 * x))
+        return x
+
+
+def test_networks_that_amplify_rounding_are_judged_by_float64(monkeypatch):
+    torch.manual_seed(0)
+    network = Chaotic().eval()
+    convert_module(network, (16, 16, 3), "it")
+    # Without that judgement, what the same arithmetic in another order gives is refused.
+    monkeypatch.setattr(torch_conversion, "_GROWTH", 0)
+    monkeypatch.setattr(torch_conversion, "TOLERANCE", 1e-5)
+    with pytest.raises(EngineError, match=r"computes layer 'waves\.2' of it differently"):
+        convert_module(network, (16, 16, 3), "it")
+    monkeypatch.undo()
+    monkeypatch.setattr(torch_conversion, "TOLERANCE", 1e-5)
+    convert_module(network, (16, 16, 3), "it")
 
 
 class _ByValue(nn.Module):
