@@ -18,6 +18,7 @@ from sklearn_cnnfeat._network.folding import fold_batch_normalization
 from sklearn_cnnfeat._network.identities import drop_identities
 from sklearn_cnnfeat._network.keras_layers import (
     check_input,
+    find_patches,
     functional,
     kernels_of,
     list_calls,
@@ -132,8 +133,12 @@ def _simplify(converted):
 def describe_model(model, source, input_size):
     """Return the record of a Keras model, without what only its conversion tells."""
     shape = _choose_input_shape(check_input(model, describe(source)), source, input_size)
+    size = None if input_size is None else shape[:2]
+    layers = list_layers(model, source, size)
+    has_tokens = any(layer.shape is not None and len(layer.shape) == 2 for layer in layers)
+    patches = find_patches(model, source, size) if has_tokens else {}
     return NetworkRecord(
-        layers=with_grids(list_layers(model, source, None if input_size is None else shape[:2])),
+        layers=with_grids(layers, patches),
         n_layers=_count_layers(model, source),
         input_shape=shape,
         last=_last_of_named(model, source),

@@ -159,6 +159,30 @@ def list_calls(model, source, input_size=None):
     return [(_in_logical_order(layer, first), keras_layer) for layer, _, keras_layer in calls]
 
 
+def find_patches(model, source, input_size=None):
+    """Return rows and columns of the patches that a layer cuts its image into, by its path.
+
+    Such layers, as KerasHub has them, hold a convolution whose steps are as large as its kernel.
+    Parameters are those of `list_calls`.
+    """
+    shapes, found = {}, {}
+    for layer, keras_layer in list_calls(model, source, input_size):
+        shapes[layer.path] = layer.shape
+        image = shapes.get(layer.source) or next(iter(shapes.values()))
+        is_known = image is not None and len(image) == 3 and None not in image
+        if layer.shape is None or len(layer.shape) != 2 or not is_known:
+            continue
+        steps = [
+            part.strides
+            for part in keras_layer._flatten_layers(include_self=False)
+            if isinstance(part, import_keras().layers.Conv2D) and part.kernel_size == part.strides
+        ]
+        if len(steps) == 1:
+            rows, columns = (side // step for side, step in zip(image, steps[0], strict=False))
+            found[layer.path] = rows, columns
+    return found
+
+
 def _in_logical_order(layer, is_channels_first):
     if not is_channels_first or layer.shape is None or len(layer.shape) != 3:
         return layer

@@ -42,11 +42,16 @@ def find_grid(n_tokens, maps, n_prefix=None):
     return None
 
 
-def with_grids(layers):
-    """Return layers in the order of computation, those that give tokens with their grids."""
+def with_grids(layers, patches=None):
+    """Return layers in the order of computation, those that give tokens with their grids.
+
+    `patches` has rows and columns of the maps that some layers make inside, by path.
+    """
     maps, found = [], []
     for layer in layers:
         shape = layer.shape
+        if layer.path in (patches or {}):
+            maps.append(patches[layer.path])
         if shape is not None and None not in shape:
             if len(shape) == 3:
                 maps.append(shape[:2])
