@@ -429,10 +429,8 @@ def _normalizes(layers):
 
 def callable_problem(owner):
     """Return why rows of an extractor or transformer with a user's callable cannot be kept."""
-    for name in ("pooling", "preprocessing"):
-        if callable(getattr(owner, name)):
-            return f"{name} is a callable"
-    return None
+    # Of a callable pooling the maps are kept, which come before it.
+    return "preprocessing is a callable" if callable(owner.preprocessing) else None
 
 
 def pickled_model(model):

@@ -83,7 +83,7 @@ def precompute(estimator, X, param_grid=None, *, verbose=1):
     Warns
     -----
     CacheWarning
-        If the features of some settings cannot be kept, such as those of a callable pooling.
+        If the features of some settings cannot be kept: those behind a callable preprocessing.
 
     See Also
     --------

@@ -1,6 +1,7 @@
 """Shared fixtures: a home of our own for every run, real photographs where they are."""
 
 import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def home(tmp_path_factory):
         del os.environ["SKLEARN_CNNFEAT_HOME"]
     else:
         os.environ["SKLEARN_CNNFEAT_HOME"] = before
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    """Close what a test has drawn: pyplot warns of many figures, whoever opened them."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")

@@ -228,6 +228,7 @@ def test_workers_keep_their_network_and_use_one_core(network, files, client):
     assert sum(map(len, client.run(_loads).values())) >= 1
 
 
+@pytest.mark.slow
 def test_threads_of_a_worker_share_a_network(network, files, expected):
     with LocalCluster(
         n_workers=1, threads_per_worker=2, processes=True, dashboard_address=":0"

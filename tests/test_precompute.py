@@ -323,6 +323,7 @@ def test_layers_with_and_without_the_classifier_are_two_networks(tmp_path, files
     assert len(computed) == 2 * N
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_each_layer_alone(cnn, files):
     grid = {
         "layer": [*LAYERS, ["one", "three"]],
@@ -441,13 +442,16 @@ def test_unknown_layers_are_found_before_anything_is_computed(cnn, files, comput
     assert not computed
 
 
-def test_what_cannot_be_kept_is_left_out(cnn, files, computed):
+def test_behind_a_preprocessing_of_the_users_own_nothing_is_kept(cnn, files, computed):
     def mean(maps):
         return maps.mean(axis=(1, 2))
 
-    with pytest.warns(CacheWarning, match="pooling is a callable"):
-        report = precompute(cnn, files, {"pooling": ["avg", mean, "max"]}, verbose=0)
-    assert (report.n_settings, report.n_passes, report.n_computed) == (2, 1, N)
+    report = precompute(cnn, files, {"pooling": ["avg", mean, "max"]}, verbose=0)
+    # Of the function the maps, which come before it.
+    assert (report.n_settings, report.n_passes, report.n_computed) == (3, 1, N)
+    computed.clear()
+    cnn.set_params(pooling=mean).fit_transform(files)
+    assert not computed
     with pytest.warns(CacheWarning, match="preprocessing is a callable"):
         report = precompute(cnn.set_params(preprocessing=np.sqrt), files, verbose=0)
     assert (report.n_settings, report.n_passes, report.n_computed, report.n_hits) == (0, 0, 0, 0)
@@ -763,6 +767,7 @@ def test_layers_chosen_end_the_stages_of_networks(model, expected):
     assert re.match(expected, " ".join(choose_layers(layer_summary(model))))
 
 
+@pytest.mark.slow
 def test_photographs(assets, photos, imagenet_home, tmp_path, computed):
     y = ["ants" in path for path in photos]
     cnn = CNNFeatureTransformer("mobilenet", "conv_pw_12_relu", "avg", cache=tmp_path)

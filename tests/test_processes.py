@@ -102,6 +102,7 @@ def test_spawned_process(network, files, expected):
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_workers_share_the_cores(network, files):
     """Two workers on two cores have one thread each, in the network and in the decoder."""
     script = """
@@ -210,6 +211,7 @@ def test_interrupted_search_ends(network, files):
 # --- warnings as errors ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_strict_warnings(network, files, expected, tmp_path):
     """Nothing of ours warns without a reason; a warning with one is an error that names it."""
     script = """

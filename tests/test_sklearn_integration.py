@@ -183,6 +183,7 @@ def test_a_pickle_is_no_larger_than_its_model(model):
 # --- searches and pipelines -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_grid_search_in_processes(model, digits):
     X, y = digits
     pipeline = Pipeline(

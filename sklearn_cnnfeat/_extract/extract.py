@@ -189,20 +189,11 @@ def extract(
     start = time.perf_counter()
     form = choose_format(to, format)
     check_settings(dtype, part_size, on_error)
-    to = Path(os.path.abspath(os.path.expanduser(os.fspath(to))))
-    if not to.parent.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {str(to.parent)!r} to write {to.name!r} to. Make it first."
-        )
+    to = _absolute(to)
     form.require()
     X, labels = find_inputs(X, target)
     cnn, steps = split(CNNFeatureTransformer() if transformer is None else transformer)
-    if on_error == "raise" and cnn.on_error == "nan":
-        warn(
-            "The transformer has on_error='nan', but extract decides by its own on_error, which is "
-            "'raise': it stops at the first image that cannot be read. Say "
-            "extract(..., on_error='nan') for rows of NaN, or 'skip' to leave such images out."
-        )
+    _warn_of_another_policy(cnn.on_error, on_error)
     policy = "raise" if on_error == "raise" else "nan"
     extractor, images = extractor_for(cnn, X, on_error=policy, verbose=verbose)
     if on_error != "raise":
@@ -227,8 +218,8 @@ def extract(
         errors, n_computed = job.run()
     else:
         check_images(images)
-        with _dask.connected(client) as job.client:
-            errors, n_computed = job.run()
+        with _dask.connected(client) as connected:
+            errors, n_computed = replace(job, client=connected).run()
     return Bunch(
         path=str(to),
         n_images=len(images),
@@ -238,3 +229,22 @@ def extract(
         n_features=math.prod(manifest["row_shape"]),
         seconds=time.perf_counter() - start,
     )
+
+
+def _absolute(to):
+    """Return the path of the file, in a folder that exists."""
+    to = Path(os.path.abspath(os.path.expanduser(os.fspath(to))))
+    if not to.parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {str(to.parent)!r} to write {to.name!r} to. Make it first."
+        )
+    return to
+
+
+def _warn_of_another_policy(of_transformer, on_error):
+    if on_error == "raise" and of_transformer == "nan":
+        warn(
+            "The transformer has on_error='nan', but extract decides by its own on_error, which is "
+            "'raise': it stops at the first image that cannot be read. Say "
+            "extract(..., on_error='nan') for rows of NaN, or 'skip' to leave such images out."
+        )

@@ -160,15 +160,12 @@ def download_weights(source, input_size):
         process.close()
 
 
+@lru_cache
 def keras_process(backend):
     """Return the process in which Keras runs on a backend, without a GPU."""
-    return _process(backend, str(home_folder() / "keras"))
-
-
-@lru_cache(maxsize=4)
-def _process(backend, folder):
     # A folder of its own: what the user's keras.json says is for networks that the user builds,
     # and nothing is written into the user's.
+    folder = str(home_folder() / "keras")
     environment = {"KERAS_BACKEND": backend, "KERAS_HOME": folder, "MPLCONFIGDIR": folder}
     return KerasProcess(_QUIET | environment, _SUPERFLUOUS if backend == "openvino" else ())
 

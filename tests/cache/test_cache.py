@@ -508,12 +508,13 @@ assert check(cache, "r", [*range(50), *range(100, 110), *range(200, 210)], 100).
         finish(start(code, tmp_path))
 
     @needs_fork
-    def test_killed_writers(self, tmp_path):
+    @pytest.mark.parametrize("n_rounds", [8, pytest.param(40, marks=pytest.mark.slow)])
+    def test_killed_writers(self, tmp_path, n_rounds):
         code = """
-folder = sys.argv[1]
+folder, n_rounds = sys.argv[1], int(sys.argv[2])
 random.seed(0)
 known = 0
-for k in range(40):
+for k in range(n_rounds):
     started = []
     for writer in (0, 1):
         receive, send = os.pipe()
@@ -544,9 +545,9 @@ for k in range(40):
             known += 8
     cache.close()
 report = FeatureCache(folder).verify()
-assert report.bad == 0 and report.rows >= known > 100, (report, known)
+assert report.bad == 0 and report.rows >= known > 2 * n_rounds, (report, known)
 """
-        finish(start(code, tmp_path))
+        finish(start(code, tmp_path, n_rounds))
 
 
 def _in_worker(cache, i):

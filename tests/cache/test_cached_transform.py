@@ -25,7 +25,7 @@ from sklearn.svm import SVC
 from small_network import LAYERS, CountingTransformer, count_computed, save_network, save_photos
 
 from sklearn_cnnfeat import CacheWarning, CNNFeatureTransformer, FeatureCache
-from sklearn_cnnfeat._images import Images
+from sklearn_cnnfeat._images.collection import ImageFiles
 from sklearn_cnnfeat.exceptions import UnreadableImageWarning
 
 N = 24
@@ -166,6 +166,7 @@ def test_settings_share_a_cache(cnn, network, other_network, files, computed):
     assert len({rows.tobytes() for rows in expected}) >= 18
 
 
+@pytest.mark.slow
 def test_networks_of_the_zoo_share_a_cache(tmp_path, files):
     cnn = CNNFeatureTransformer(
         "mobilenet", "conv_pw_1_relu", "avg", weights=None, random_state=0, cache=tmp_path
@@ -294,7 +295,7 @@ def test_a_copy_that_changes_during_the_run(cnn, files, tmp_path, monkeypatch, c
     expected = uncached(cnn, files[:2])
     shutil.copy(files[0], first)
     shutil.copy(files[0], second)
-    read_with_key = Images.read_with_key
+    read_with_key = ImageFiles.read_with_key
     reads = []
 
     def read(images, i):
@@ -306,7 +307,7 @@ def test_a_copy_that_changes_during_the_run(cnn, files, tmp_path, monkeypatch, c
         return read_with_key(images, i)
 
     cnn.set_params(on_error="nan").fit(files)
-    monkeypatch.setattr(Images, "read_with_key", read)
+    monkeypatch.setattr(ImageFiles, "read_with_key", read)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreadableImageWarning)
         rows = cnn.transform([str(first), str(second), str(second)])
@@ -516,10 +517,22 @@ def spread(maps):
     return maps.std(axis=(1, 2))
 
 
-@pytest.mark.parametrize(("parameter", "value"), [("preprocessing", brighten), ("pooling", spread)])
-def test_code_of_the_users_own_is_not_kept(cnn, files, computed, parameter, value):
-    cnn.set_params(**{parameter: value})
-    with pytest.warns(CacheWarning, match=f"not used: {parameter} is a callable") as caught:
+def test_of_a_pooling_of_the_users_own_the_maps_are_kept(cnn, files, computed):
+    cnn.set_params(pooling=spread)
+    rows = cnn.fit_transform(files)
+    np.testing.assert_array_equal(rows, uncached(cnn, files))
+    computed.clear()
+    # Another function needs no image again.
+    cnn.set_params(pooling=lambda maps: maps.max(axis=(1, 2)))
+    others = cnn.fit_transform(files)
+    assert not computed
+    np.testing.assert_array_equal(others, uncached(cnn, files))
+    assert not np.array_equal(others, rows)
+
+
+def test_what_comes_after_code_of_the_users_own_is_not_kept(cnn, files, computed):
+    cnn.set_params(preprocessing=brighten)
+    with pytest.warns(CacheWarning, match="not used: preprocessing is a callable") as caught:
         rows = cnn.fit_transform(files)
     assert len([w for w in caught if w.category is CacheWarning]) == 1
     np.testing.assert_array_equal(rows, uncached(cnn, files))

@@ -268,6 +268,7 @@ def test_commands_of_the_page_of_the_command_line(assets, tmp_path, monkeypatch)
     assert "All is well." in printed
 
 
+@pytest.mark.slow
 def test_skops_and_probabilities(here, cnnfeat):
     code, printed, messages = cnnfeat(
         *["search", "photos", "-m", "small.keras", "-l", "one", "two", "--cv", "2"],

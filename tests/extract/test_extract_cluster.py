@@ -257,6 +257,7 @@ def _pretend_other_pillow(version):
     return before
 
 
+@pytest.mark.slow
 def test_other_versions_on_workers(cnn, files, folders, client):
     (before,) = set(client.run(_pretend_other_pillow, "0.1").values())
     try:

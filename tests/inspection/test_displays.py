@@ -220,6 +220,7 @@ def test_corners_do_not_take_all_colors(network, photos_):
     assert display.images_[0, 0].get_clim()[1] == fused.max()
 
 
+@pytest.mark.slow
 def test_more_photographs_than_a_figure_shows(network, photos_):
     draw = FeatureMapDisplay.from_estimator
     with pytest.raises(ValueError, match="13 images are more than one figure can show: at most 12"):
@@ -390,6 +391,7 @@ def test_filters_in_colours(network):
     assert_drawn(display)
 
 
+@pytest.mark.slow
 def test_colours_of_networks_that_see_them_reversed():
     vgg = CNNFeatureTransformer("vgg16", weights=None, random_state=0)
     display = FilterDisplay.from_estimator(vgg, layer="block1_conv1", filters=6)
@@ -480,6 +482,7 @@ def test_without_matplotlib(network, photos_, monkeypatch):
             draw()
 
 
+@pytest.mark.slow
 def test_numbers_need_no_matplotlib():
     code = (
         "import sys\n"

@@ -25,7 +25,7 @@ def transformer():
 
 
 @pytest.mark.parametrize("engine", ["auto", "keras"])
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_patches_are_maps(transformer, engine):
     import keras
 

@@ -156,6 +156,7 @@ def test_home_that_cannot_be_written_to(network, pictures, home, tmp_path, monke
     np.testing.assert_array_equal(rows, expected)
 
 
+@pytest.mark.slow
 def test_two_processes_compile_the_same(network, pictures, home, tmp_path):
     script = f"""
         from sklearn_cnnfeat import CNNFeatureTransformer
@@ -224,6 +225,7 @@ def test_few_programs_stay_in_memory(network, pictures, home):
     assert len(networks._compiled) == whole_networks.MAX_IN_MEMORY
 
 
+@pytest.mark.slow
 def test_changed_model_file_is_another_network(pictures, home, tmp_path):
     path = save_network(tmp_path / "model.keras", seed=0)
     before = _features(path, pictures)
@@ -234,6 +236,7 @@ def test_changed_model_file_is_another_network(pictures, home, tmp_path):
     np.testing.assert_array_equal(_features(path, pictures), before)
 
 
+@pytest.mark.slow
 def test_model_trained_further(network, pictures, home):
     model = keras_models.import_keras().saving.load_model(network)
     fitted = CNNFeatureTransformer(model, "two", "avg").fit(pictures)
@@ -415,6 +418,7 @@ def test_read_only_programs_serve(network, pictures, home):
         path.chmod(0o700)
 
 
+@pytest.mark.slow
 def test_nan_of_openvino_is_not_trusted(network, pictures, home, monkeypatch):
     run = engine_openvino.OpenVINOEngine.run
 

@@ -80,7 +80,7 @@ def test_features_are_those_of_keras(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_v2_b0"])
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_the_engine_keras_gives_them_too(name, tmp_path):
     compare(name, NETWORKS[name], tmp_path, "keras")
 
@@ -112,6 +112,7 @@ def test_every_network_at_native_size(name):
 # --- weights of one's own ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weights_file_changed_in_place(tmp_path):
     """Other bytes are another network, in this process and in its compiled programs."""
     import keras

@@ -112,6 +112,7 @@ def test_precompute_needs_a_calibration_of_its_own(network, pictures, tmp_path):
     assert precompute(cnn, pictures, verbose=0).n_hits == len(pictures)
 
 
+@pytest.mark.slow
 def test_int8_without_nncf(network, pictures, quantized, monkeypatch, tmp_path):
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, "nncf", None)

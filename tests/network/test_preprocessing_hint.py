@@ -37,7 +37,7 @@ def said(capsys, cnn):
 
 
 @pytest.mark.parametrize("first", [[], [layers.RandomFlip()], [layers.ZeroPadding2D()]])
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_a_model_without_rescaling(first, capsys):
     own = model(*first)
     assert said(capsys, CNNFeatureTransformer(own, "last"))

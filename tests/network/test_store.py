@@ -116,6 +116,7 @@ def test_fields_of_other_kinds_are_converted_again(network, photos, home):
             np.testing.assert_array_equal(_features(network, photos), expected)
 
 
+@pytest.mark.slow
 def test_deep_nesting_is_damage(network, photos, home):
     expected = _features(network, photos)
     networks.forget_networks()

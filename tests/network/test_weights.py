@@ -63,6 +63,7 @@ def put(source, folder, name=None):
     return path
 
 
+@pytest.mark.slow
 def test_weights_in_an_attached_dataset_are_found(published, tmp_path):
     images = tmp_path / "kaggle" / "input" / "competition" / "images"
     images.mkdir(parents=True)
@@ -131,6 +132,7 @@ def test_links_in_a_circle_end(published, tmp_path, monkeypatch):
     assert fit().layer_names_ == ["conv1_relu"]
 
 
+@pytest.mark.slow
 def test_the_error_tells_where_it_looked(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="are not on this machine") as caught:
         fit("vgg16", "block1_pool")
@@ -218,6 +220,7 @@ def test_a_packed_folder_describes_itself(packed, published):
     assert MOBILENET in readme and "SKLEARN_CNNFEAT_WEIGHTS" in readme
 
 
+@pytest.mark.slow
 def test_packed_weights_serve_a_process_elsewhere(packed, tmp_path):
     code = (
         "import numpy as np; from sklearn_cnnfeat import CNNFeatureTransformer; "
@@ -262,6 +265,7 @@ def test_a_packed_file_that_changed_is_refused(packed, monkeypatch):
         fit()
 
 
+@pytest.mark.slow
 def test_a_damaged_manifest_is_told(packed, monkeypatch):
     (packed / "cnnfeat-weights.json").write_text("{")
     monkeypatch.setenv(_published.VARIABLE, str(packed))
@@ -272,6 +276,7 @@ def test_a_damaged_manifest_is_told(packed, monkeypatch):
         fit()
 
 
+@pytest.mark.slow
 def test_nothing_is_written_where_a_file_is_missing(tmp_path):
     with pytest.raises(OSError, match="The ImageNet weights of 'vgg16' are not on this machine"):
         pack_weights("vgg16", tmp_path / "packed")

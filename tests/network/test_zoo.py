@@ -288,7 +288,7 @@ def downloads(no_network, monkeypatch):
 
 
 @pytest.mark.parametrize("layer", ["global_average_pooling2d", "out_relu"])
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_weights_are_downloaded_once_and_serve_all_sizes(layer, downloads, no_network):
     keras = keras_models.import_keras()
     X = np.random.default_rng(0).integers(0, 256, (2, 80, 64, 3), dtype=np.uint8)

@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -63,6 +64,11 @@ ROOMS = {
 }
 
 
+@cache
+def _parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _imports(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -83,7 +89,7 @@ def test_each_library_is_imported_in_its_room_only(library):
     importers = {
         room(path)
         for path in MODULES.values()
-        for name, _ in _imports(ast.parse(path.read_text(encoding="utf-8")))
+        for name, _ in _imports(_parse(path))
         if name.split(".")[0] == library
     }
     assert importers == ROOMS[library]
@@ -91,11 +97,7 @@ def test_each_library_is_imported_in_its_room_only(library):
 
 def test_imports_form_no_circle():
     graph = {
-        module: {
-            name
-            for name, _ in _imports(ast.parse(path.read_text(encoding="utf-8")))
-            if name in MODULES and name != module
-        }
+        module: {name for name, _ in _imports(_parse(path)) if name in MODULES and name != module}
         for module, path in MODULES.items()
     }
     # The package itself, which only gathers the public names, stands above all.
@@ -127,7 +129,7 @@ def test_warnings_come_from_one_function():
     callers = {
         path.relative_to(ROOT).as_posix()
         for path in MODULES.values()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(_parse(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("warnings.warn")
     }
     assert callers == {"_warn.py"}
@@ -144,7 +146,6 @@ SET = {
     "_cli/commands.py": {"group_class", "output", "debug", "message"},
     "_cli/pipelines.py": {"estimator", "scoring", "scorer_"},
     "_cli/running.py": {"showwarning"},
-    "_extract/extract.py": {"client"},
     "_inspection/feature_map_display.py": {"title"},
     "_inspection/question.py": {"decision_function_shape"},
     "_transformer.py": {
@@ -155,7 +156,7 @@ SET = {
 
 def _foreign_attributes(path):
     """Yield the attributes of a module that do not belong to `self` or `cls`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Attribute):
             owner = node.value
             if isinstance(owner, ast.Call) and ast.unparse(owner.func) == "super":
@@ -165,7 +166,7 @@ def _foreign_attributes(path):
 
 
 def _private_members_of_the_estimator():
-    tree = ast.parse(MODULES["sklearn_cnnfeat._transformer"].read_text(encoding="utf-8"))
+    tree = _parse(MODULES["sklearn_cnnfeat._transformer"])
     methods = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     attributes = {
         node.attr
@@ -198,3 +199,21 @@ def test_modules_set_attributes_of_their_own_objects_only(module):
         if isinstance(node.ctx, (ast.Store, ast.Del))
     }
     assert written <= SET.get(name, set())
+
+
+def _n_lines(node):
+    """Count the lines of a function or a module without its docstrings."""
+    n_lines = node.end_lineno - node.lineno + 1 if hasattr(node, "lineno") else 0
+    parts = [node] if hasattr(node, "lineno") else ast.walk(node)
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = [ast.get_docstring(part, clean=False) for part in parts if isinstance(part, kinds)]
+    return n_lines - sum(len(text.splitlines()) for text in docstrings if text)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_and_functions_are_short(module):
+    source = MODULES[module].read_text(encoding="utf-8")
+    tree = _parse(MODULES[module])
+    assert len(source.splitlines()) + _n_lines(tree) <= 500
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert {function.name for function in functions if _n_lines(function) > 60} == set()

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and "---" not in line]
 PROMISES = [row for row in ROWS if not row.startswith("| promise ")]
+
+
+@cache
+def _parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_there_are_promises():
@@ -25,7 +31,7 @@ def test_each_is_held_by_tests(row):
     assert not re.sub(r"`\w+\.py::\w+`|[, ]", "", held_by)
     for file, test in named:
         (path,) = (ROOT / "tests").rglob(file)
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = _parse(path)
         found = [
             node
             for node in ast.walk(tree)
