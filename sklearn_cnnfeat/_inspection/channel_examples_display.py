@@ -17,8 +17,8 @@ from sklearn_cnnfeat._inspection.source import graph_of
 from sklearn_cnnfeat._steps import as_transformer
 from sklearn_cnnfeat._transformer import extractor_for, is_fitted
 
-# Inches of an example.
-_SIDE = 1.35
+# Inches of an example's width and of its title.
+_SIDE, _TITLE = 1.35, 0.3
 
 
 class ChannelExamplesDisplay:
@@ -185,9 +185,10 @@ class ChannelExamplesDisplay:
         check_matplotlib_support(f"{type(self).__name__}.plot")
         n_lines, n_columns = len(self.crops), max(map(len, self.crops))
         if ax is None:
-            shape = n_lines, n_columns
-            size = _SIDE * n_columns + 0.3, (_SIDE + 0.3) * n_lines + 0.4
-            self.figure_, self.axes_ = new_grid(*shape, *size)
+            tallest = max(crop.shape[0] / crop.shape[1] for line in self.crops for crop in line)
+            height = _SIDE * min(1.2, tallest) + _TITLE
+            size = _SIDE * n_columns + 0.3, height * n_lines + 0.4
+            self.figure_, self.axes_ = new_grid(n_lines, n_columns, *size)
         else:
             axes = np.array(ax, dtype=object)
             if axes.size != n_lines * n_columns:

@@ -133,13 +133,15 @@ def photo_panel(pixels, title="image"):
 
 
 class Mosaic:
-    """Tiles side by side in one array; NaN, or white, between them.
+    """Tiles side by side in one array; NaN, or a transparent color, between them.
 
     Hundreds of axes would take minutes to draw; one image takes a fraction of a second.
     """
 
     def __init__(self, tiles, n_columns, labels=None, pixel_aspect=1.0, most=MOST_TILES):
         tiles = _resize_tiles(tiles, n_columns)
+        if tiles.ndim == 4:
+            tiles = np.concatenate([tiles, np.ones_like(tiles[..., :1])], axis=-1)
         n_tiles, height, width = tiles.shape[:3]
         self.n_columns = min(n_columns, n_tiles)
         self.n_rows = -(-n_tiles // self.n_columns)
@@ -157,7 +159,7 @@ class Mosaic:
             self.n_columns * self._step_x - gap,
             *tiles.shape[3:],
         )
-        self.pixels = np.full(shape, 1.0 if tiles.ndim == 4 else np.nan)
+        self.pixels = np.full(shape, 0.0 if tiles.ndim == 4 else np.nan)
         self.labels = []
         top = above if labelled else 0
         for k, tile in enumerate(tiles):
@@ -336,6 +338,8 @@ def new_grid(n_rows, n_columns, width, height):
     )
     for ax in axes.ravel():
         ax.set_axis_off()
+        # Titles stand at one height, whatever the proportions of the pictures below.
+        ax.set_anchor("N")
     return figure, axes
 
 

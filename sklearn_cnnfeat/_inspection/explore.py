@@ -17,6 +17,7 @@ from sklearn_cnnfeat._inspection.collector import Collector
 from sklearn_cnnfeat._inspection.embedding import check_method, embed
 from sklearn_cnnfeat._inspection.judged import (
     NONE_READABLE,
+    check_rows,
     check_some,
     labels_of,
     n_images,
@@ -90,7 +91,11 @@ def explore(
     -----
     Decision maps are exact, and there are none for pipelines that are not linear behind the
     network; :class:`DecisionMapDisplay` draws those of single photographs. The photographs are part
-    of the file, in small: think of that before passing it on.
+    of the file, in small, and so are their names: think of that before passing it on. Of paths, the
+    folder that all photographs lie in is left out.
+
+    Each photograph goes through the network once, and the maps of a few are in memory at a time.
+    Only 8-bit networks, and those that take images of any size, compute maps in a second pass.
 
     Examples
     --------
@@ -128,7 +133,7 @@ def explore(
     detailed = sorted(set(collector.details.lines) & set(places))
     facts = {
         "title": f"{len(readable):,} photograph{'s' if len(readable) > 1 else ''}",
-        "names": [str(pictures.name(i)) for i in readable],
+        "names": _short_names([str(pictures.name(i)) for i in readable]),
         "points": np.round(_unit_square(points), 4).tolist(),
         "neighbors": _neighbors(features),
         **_predictions(collector, photos, labels_of(y, X, readable)),
@@ -170,6 +175,7 @@ def _open(estimator, X, step):
 
 def _prepare(opened, X, layers, side, details):
     """Return the pass, the numbers of the layers that are shown, and what gathers their maps."""
+    check_rows(opened.extractor)
     own = opened.extractor.layers
     wanted = layers
     if layers is not None:
@@ -183,6 +189,17 @@ def _prepare(opened, X, layers, side, details):
             "There are no decision maps for 8-bit networks and for images of any size."
         )
     return passing, shown, collector
+
+
+def _short_names(names):
+    """Return paths without the folder that all of them lie in; other names as they are."""
+    if any("://" in name or not os.path.isabs(name) for name in names):
+        return names
+    try:
+        folder = os.path.commonpath([os.path.dirname(name) for name in names])
+    except ValueError:  # several drives
+        return names
+    return [os.path.relpath(name, folder) for name in names]
 
 
 def _unit_square(points):

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from sklearn_cnnfeat._inspection.drawing import FULL_WIDTH, new_axes
+from sklearn_cnnfeat._inspection.drawing import FULL_WIDTH, new_axes, text_color
 from sklearn_cnnfeat._layer_scores import layer_scores
 
 
@@ -174,7 +174,7 @@ class LayerScoreDisplay:
             marker="*",
             markersize=17,
             color=color,
-            markeredgecolor="black",
+            markeredgecolor=text_color(),
             linestyle="none",
             label="best"
             if self.simplest_ == self.best_

@@ -225,8 +225,7 @@ class PredictionGalleryDisplay:
             if self.decisions is not None:
                 draw_decision(axes[1], self.decisions[k])
                 axes[1].set_title(_for_whom(self.decisions[k]), fontsize=8, loc="left", color="0.5")
-        n_shown = f"{_TITLES[self.which]}: {n} photographs"
-        self.figure_.suptitle(n_shown, fontsize=11)
+        self.figure_.suptitle(_TITLES[self.which], fontsize=11)
         return self
 
     def _caption(self, k):

@@ -1,78 +1,31 @@
-"""The page to explore: what is in the file, and what it does in a browser."""
+"""The page to explore: what is in the file."""
 
-import base64
-import json
+import os
 import re
 import shutil
-import zlib
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from explored import HOSTILE, WORSE, N, Page, fit_pipeline, make_data
 from PIL import Image
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from small_network import save_network, save_photos
+from small_network import count_computed
 
 from sklearn_cnnfeat import CNNFeatureTransformer, decision_map, explore
-
-N = 30
-# Classes and files may be called anything.
-HOSTILE = "<script>window.hacked=1</script>"
-WORSE = "</script><img src=x onerror=window.hacked=1>"
-CHROMIUM = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
-
-
-class Page(HTMLParser):
-    """The elements of a page, and what stands in those with an id."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.content, self._inside = [], {}, None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self._inside = dict(attributes).get("id")
-
-    def handle_data(self, data):
-        if self._inside:
-            self.content[self._inside] = self.content.get(self._inside, "") + data
-
-    def handle_endtag(self, tag):
-        self._inside = None
-
-    @property
-    def facts(self):
-        return json.loads(self.content["facts"])
-
-    def line(self, name, k):
-        return base64.b64decode(self.content[name].split("\n")[k])
-
-    def maps(self, name, k):
-        return zlib.decompress(self.line(name, k), -15)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Return a network's file, photographs of which one has a hostile name, and their classes."""
-    folder = tmp_path_factory.mktemp("photos")
-    photos = save_photos(folder / "all", N)
-    hostile = folder / "all" / f"{HOSTILE.replace('/', '_')}.jpg"
-    shutil.move(photos[3], hostile)
-    photos[3] = str(hostile)
-    y = np.array([HOSTILE, WORSE, "bees"] * (N // 3))
-    return save_network(folder / "small.keras"), np.array(photos), y
+    return make_data(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
 def pipe(data):
-    network, photos, y = data
-    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
-    return make_pipeline(cnn, StandardScaler(), LogisticRegression()).fit(photos, y)
+    return fit_pipeline(*data)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +38,6 @@ def path(data, pipe, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(path):
     return Page(path.read_text(encoding="utf-8"))
-
-
-# --- what is in the file --------------------------------------------------------------------------
 
 
 def test_one_file_that_needs_nothing_else(path, page):
@@ -103,7 +53,7 @@ def test_names_are_text(page, data):
     assert [tag for tag, _ in page.tags].count("script") == 5
     assert [tag for tag, _ in page.tags].count("img") == 0
     facts = page.facts
-    assert facts["names"] == list(data[1])
+    assert facts["names"] == [os.path.basename(path) for path in data[1]]
     assert facts["classes"] == sorted([HOSTILE, WORSE, "bees"])
 
 
@@ -221,7 +171,7 @@ def test_unreadable_photographs_are_left_out(data, tmp_path):
     with pytest.warns(UserWarning, match="1 of 7 photographs cannot be read"):
         to = explore(pipe, paths, y[:7], tmp_path / "a.html", details=[0, 1])
     facts = Page(to.read_text(encoding="utf-8")).facts
-    assert facts["names"] == list(photos[:6])
+    assert facts["names"] == [os.path.basename(path) for path in photos[:6]]
     assert np.array(facts["classes"])[facts["truth"]].tolist() == y[1:7].tolist()
     assert facts["details"] == [0]  # that is position 1; the unreadable one has no maps
     with (
@@ -245,197 +195,93 @@ def test_what_cannot_be_written(data, pipe, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# --- in a browser ---------------------------------------------------------------------------------
+def test_names_are_paths_from_the_folder_of_all(data, pipe, tmp_path):
+    _, photos, y = data
+    some = photos[:4].copy()
+    for k, place in enumerate(("a/b", "a", "c", "c")):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        some[k] = shutil.copy(photos[k + 4], tmp_path / place)
+    to = explore(pipe, some, y[4:8], tmp_path / "page.html")
+    expected = [os.path.relpath(path, tmp_path) for path in some]
+    assert Page(to.read_text("utf-8")).facts["names"] == expected
+    assert str(tmp_path) not in to.read_text("utf-8")
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    with playwright.sync_playwright() as running:
-        try:
-            browser = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {error}")
-        yield browser
-        browser.close()
+def test_thousands_of_classes(data, pipe, tmp_path):
+    _, photos, _ = data
+    many = np.tile(photos, 70)
+    names = [f"class {k} & <b>" for k in range(len(many))]
+    facts = Page(explore(pipe, many, names, tmp_path / "a.html").read_text("utf-8")).facts
+    assert len(facts["classes"]) == 2100 + 3
+    assert [facts["classes"][k] for k in facts["truth"]] == names
 
 
-@pytest.fixture
-def opened(chromium, path):
-    """Open the page in windows; any message of the console fails the test."""
-    contexts, problems = [], []
-
-    def open_page(size=(1280, 800), **settings):
-        window = {"width": size[0], "height": size[1]}
-        context = chromium.new_context(viewport=window, **settings)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: problems.append(message.text))
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(path.as_uri())
-        tab.wait_for_function("window.cnnfeat")
-        # Until the first thumbnails are there.
-        tab.wait_for_timeout(300)
-        return tab
-
-    requests = []
-    yield open_page
-    for context in contexts:
-        assert context.pages[0].evaluate("window.hacked") is None
-        context.close()
-    assert problems == []
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+def test_classes_that_are_numbers_keep_their_order(data, tmp_path):
+    network, photos, _ = data
+    y = np.arange(N) % 12
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
+    pipe = make_pipeline(cnn, StandardScaler(), LogisticRegression()).fit(photos, y)
+    facts = Page(explore(pipe, photos, y, tmp_path / "a.html").read_text("utf-8")).facts
+    assert facts["classes"] == [str(k) for k in range(12)]
+    assert facts["predicted"] == pipe.predict(photos).tolist()
 
 
-def click_photo(tab, i):
-    x, y = tab.evaluate(f"cnnfeat.map.onScreen({i})")
-    box = tab.locator("#points").bounding_box()
-    tab.mouse.click(box["x"] + x, box["y"] + y)
+def test_photographs_that_have_vanished(data, pipe, tmp_path):
+    _, photos, y = data
+    some = photos[:4].copy()
+    some[1] = shutil.copy(photos[5], tmp_path / "gone.jpg")
+    (tmp_path / "gone.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
+        explore(pipe, some, y[:4], tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_click_shows_a_photograph(opened, data):
-    tab = opened()
-    click_photo(tab, 3)
-    tab.wait_for_selector(".thumbs button")
-    assert tab.locator("#panel h2").inner_text() == data[1][3]
-    assert HOSTILE in tab.locator("#panel dl").inner_text()
-    assert tab.locator(".thumbs button").count() == 8
-    assert tab.locator(".photo canvas").is_visible()
-    tab.locator("#decision").uncheck()
-    assert not tab.locator(".photo canvas").is_visible()
-    headings = tab.locator("#panel h3").all_inner_texts()
-    assert headings[1:] == [
-        "one: the 4 strongest of 4 channels",
-        "three: the 8 strongest of 16 channels",
-    ]
-    # A neighbor is shown by a click.
-    name = tab.locator(".thumbs button").first.get_attribute("title").removesuffix(", mistake")
-    tab.locator(".thumbs button").first.click()
-    tab.wait_for_function(
-        "name => document.querySelector('#panel h2').innerText.endsWith(name)", arg=name
-    )
+def test_photographs_that_vanish_meanwhile(data, pipe, tmp_path, monkeypatch):
+    """Between the network and the small pictures: nothing is written, and the file is named."""
+    from sklearn_cnnfeat._inspection.one_pass import RowsAndMaps
+
+    _, photos, y = data
+    some = photos[:4].copy()
+    some[1] = shutil.copy(photos[5], tmp_path / "gone.jpg")
+    run = RowsAndMaps.run
+
+    def run_and_lose(self, *arguments):
+        run(self, *arguments)
+        (tmp_path / "gone.jpg").unlink()
+
+    monkeypatch.setattr(RowsAndMaps, "run", run_and_lose)
+    with pytest.raises(Exception, match=r"gone\.jpg"):
+        explore(pipe, some, y[:4], tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
 
 
-def test_all_channels_of_chosen_photographs(opened):
-    tab = opened()
-    tab.evaluate("cnnfeat.pick(4)")
-    tab.get_by_role("button", name="All 16 channels").click()
-    tab.wait_for_function(
-        "document.querySelectorAll('#panel .grid:not(.thumbs) figure').length === 20"
-    )
-    tab.evaluate("cnnfeat.pick(5)")
-    tab.wait_for_selector("#panel h3")
-    assert tab.get_by_role("button", name="All 16 channels").count() == 0
+def test_one_class(data, tmp_path):
+    network, photos, _ = data
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0).fit(photos)
+    facts = Page(explore(cnn, photos, ["ants"] * N, tmp_path / "a.html").read_text("utf-8")).facts
+    assert facts["classes"] == ["ants"] and set(facts["truth"]) == {0}
+    assert facts["predicted"] is None
 
 
-def test_filters(opened, page):
-    tab = opened()
-    facts = page.facts
-    mistakes = sum(a != b for a, b in zip(facts["truth"], facts["predicted"], strict=True))
-    assert tab.locator("#count").inner_text() == "30 shown"
-    tab.locator("#mistakes").check()
-    assert tab.locator("#count").inner_text() == f"{mistakes} of 30 shown"
-    tab.locator("#mistakes").uncheck()
-    tab.locator("#truth").select_option(label=HOSTILE)
-    assert tab.locator("#count").inner_text() == "10 of 30 shown"
-    tab.get_by_role("button", name="Show all").click()
-    assert tab.locator("#count").inner_text() == "30 shown"
-    assert tab.locator("#legend").inner_text().split("\n") == facts["classes"]
+def test_bad_methods_are_noticed_before_the_network_runs(data, tmp_path, monkeypatch):
+    network, photos, _ = data
+    computed = count_computed(monkeypatch)
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
+    with pytest.raises(ValueError, match="method must be"):
+        explore(cnn, photos, to=tmp_path / "a.html", method="umap")
+    with pytest.raises(ValueError, match="needs at least 4 photographs, and there are 3"):
+        explore(cnn, photos[:3], to=tmp_path / "a.html", method="tsne")
+    with pytest.raises(ValueError, match="pooling=None gives maps"):
+        maps = CNNFeatureTransformer(network, "three", None, verbose=0)
+        explore(maps, photos, to=tmp_path / "a.html")
+    assert computed == []
 
 
-def drag(tab, corners):
-    box = tab.locator("#points").bounding_box()
-    for k, (x, y) in enumerate(corners):
-        tab.mouse.move(box["x"] + x, box["y"] + y)
-        if k == 0:
-            tab.mouse.down()
-    tab.mouse.up()
-
-
-@pytest.mark.parametrize("start", ["button", "key", "shift"])
-def test_lasso(opened, start):
-    tab = opened()
-    if start == "button":
-        tab.get_by_role("button", name="Lasso").click()
-    elif start == "key":
-        tab.keyboard.press("l")
-    else:
-        tab.keyboard.down("Shift")
-    width = tab.locator("#points").bounding_box()["width"]
-    half = width / 2
-    places = tab.evaluate("cnnfeat.facts.points.map((_, i) => cnnfeat.map.onScreen(i))")
-    inside = sum(x < half for x, _ in places)
-    drag(tab, [(1, 1), (half, 1), (half, 740), (1, 740), (1, 2)])
-    assert tab.locator("#panel h2").inner_text() == f"{inside} selected"
-    assert tab.locator(".thumbs button").count() == inside
-    assert tab.locator("#lasso").get_attribute("aria-pressed") == "false"
-
-
-def test_zoom_and_move(opened):
-    tab = opened()
-    before = tab.evaluate("cnnfeat.map.onScreen(0)")
-    box = tab.locator("#points").bounding_box()
-    tab.mouse.move(box["x"] + 300, box["y"] + 300)
-    tab.mouse.wheel(0, -400)
-    tab.wait_for_timeout(100)
-    zoomed = tab.evaluate("cnnfeat.map.onScreen(0)")
-    assert zoomed != before
-    drag(tab, [(300, 300), (340, 320), (400, 350)])
-    moved = tab.evaluate("cnnfeat.map.onScreen(0)")
-    assert moved == pytest.approx([zoomed[0] + 100, zoomed[1] + 50], abs=1)
-    tab.keyboard.press("Escape")
-    assert tab.evaluate("cnnfeat.map.onScreen(0)") == pytest.approx(before)
-
-
-def test_by_keyboard(opened, page):
-    tab = opened()
-    tab.locator("#points").focus()
-    names, seen = page.facts["names"], []
-    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "ArrowUp"):
-        tab.keyboard.press(key)
-        tab.wait_for_timeout(50)
-        seen.append(names.index(tab.locator("#panel h2").inner_text()))
-    x = [tab.evaluate(f"cnnfeat.map.onScreen({i})")[0] for i in seen]
-    assert x[0] < x[1] and x[2] < x[1]
-    before = tab.evaluate("cnnfeat.map.onScreen(0)")
-    tab.keyboard.press("+")
-    tab.wait_for_timeout(50)
-    assert tab.evaluate("cnnfeat.map.onScreen(0)") != before
-    # All controls come up in turn.
-    tab.locator("#truth").focus()
-    ids = []
-    for _ in range(5):
-        tab.keyboard.press("Tab")
-        ids.append(tab.evaluate("document.activeElement.id"))
-    assert ids == ["predicted", "mistakes", "lasso", "reset", "points"]
-
-
-def test_on_a_phone(opened):
-    tab = opened((390, 844), has_touch=True, is_mobile=True, device_scale_factor=2)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-    x, y = tab.evaluate("cnnfeat.map.onScreen(2)")
-    box = tab.locator("#points").bounding_box()
-    tab.touchscreen.tap(box["x"] + x, box["y"] + y)
-    tab.wait_for_selector("#panel .photo img")
-    assert tab.evaluate("document.querySelector('#panel').getBoundingClientRect().width") <= 390
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark(opened, scheme):
-    tab = opened(color_scheme=scheme)
-    red, green, blue = map(
-        int,
-        re.findall(r"\d+", tab.evaluate("getComputedStyle(document.body).backgroundColor"))[:3],
-    )
-    assert (red + green + blue > 600) == (scheme == "light")
-    # The map has points and pictures in it.
-    colors = tab.evaluate(
-        "(() => {const c = document.querySelector('#points');"
-        " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-        " const s = new Set(); for (let k = 0; k < d.length; k += 4)"
-        " s.add(d[k] << 16 | d[k + 1] << 8 | d[k + 2]); return s.size})()"
-    )
-    assert colors > 100
+def test_inside_a_notebook(data, pipe, tmp_path, monkeypatch):
+    """A notebook shows the page by its path from the notebook's folder."""
+    display = pytest.importorskip("IPython.display")
+    _, photos, y = data
+    monkeypatch.chdir(tmp_path)
+    page = explore(pipe, photos[:4], y[:4], "page.html")
+    html = display.IFrame(page, "100%", 700)._repr_html_()
+    assert 'src="page.html"' in html and 'width="100%"' in html and 'height="700"' in html

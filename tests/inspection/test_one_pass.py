@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_a_network_beside_other_columns(data, tmp_path):
     columns = ColumnTransformer([("cnn", cnn, "photo"), ("others", StandardScaler(), ["size"])])
     pipe = make_pipeline(columns, LogisticRegression()).fit(table, y)
     facts = facts_of(explore(pipe, table, y, tmp_path / "page.html"))
-    assert facts["names"] == photos.tolist()
+    assert facts["names"] == [Path(path).name for path in photos]
     predicted = pipe.predict(table)
     assert np.array(facts["classes"])[facts["predicted"]].tolist() == predicted.tolist()
     np.testing.assert_allclose(facts["scores"], pipe.predict_proba(table).max(axis=1), atol=6e-4)

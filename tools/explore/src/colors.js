@@ -11,9 +11,9 @@ export function viridis(value) {
   return [...VIRIDIS[k].map((low, c) => low + part * (VIRIDIS[k + 1][c] - low)), 255];
 }
 
-// Bytes from -127 to 127; zero is transparent.
+// Bytes from -127 to 127, from white to red or blue; zero is transparent.
 export function diverging(value) {
-  const strength = Math.sqrt(Math.min(1, Math.abs(value) / 127));
-  const [r, g, b] = value > 0 ? [178, 24, 43] : [33, 102, 172];
-  return [r, g, b, 215 * strength];
+  const strength = Math.min(1, Math.abs(value) / 127);
+  const end = value > 0 ? [178, 24, 43] : [33, 102, 172];
+  return [...end.map((part) => 247 + strength * (part - 247)), 215 * Math.sqrt(strength)];
 }
