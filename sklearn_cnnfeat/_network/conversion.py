@@ -286,7 +286,8 @@ def run_layers(network, record, paths, pixels):
     shapes = {layer.path: layer.shape for layer in record.layers}
     heads = [Head(path, None, shapes[path], shapes[path]) for path in paths]
     part = graph.cut(network, heads, record.permutations or {}, None)
-    engine = OpenVINOEngine(part, np.float32, "float32", 1, None)
+    # Bits do not depend on the number of threads.
+    engine = OpenVINOEngine(part, np.float32, "float32", len(pixels), None)
     rows = {}
 
     def deliver(i, outputs):

@@ -95,11 +95,12 @@ class NcnnCut:
 
     def _compare(self):
         pixels = sample_pixels(self.info.input_shape, 1)
-        rows = self._load().compute(pixels[0])
         expected = []
+        # One after the other: both hold the weights in a form of their own.
         OpenVINOEngine(self.read(), np.float32, "float32", 1, None).run(
             [([0], pixels)], lambda _, found: expected.extend(np.array(row) for row in found)
         )
+        rows = self._load().compute(pixels[0])
         worst = max(difference(row, other) for row, other in zip(rows, expected, strict=True))
         if worst <= TOLERANCE:
             return None
@@ -110,15 +111,16 @@ class NcnnCut:
 
     def _load(self):
         with _lock:
-            # This object is part of the key: as long as it is kept, no other gets its id.
-            if self not in _loaded:
+            # Asked for by name or chosen by the rule, it is the same network.
+            key = self.spec.fingerprint() if self.is_lasting else self
+            if key not in _loaded:
                 while len(_loaded) >= _MAX_LOADED:
                     _loaded.popitem(last=False)
-                _loaded[self] = NcnnNetwork(self.read())
+                _loaded[key] = NcnnNetwork(self.read())
                 # ncnn has its own copy of the weights.
                 self._cut.release()
-            _loaded.move_to_end(self)
-            return _loaded[self]
+            _loaded.move_to_end(key)
+            return _loaded[key]
 
 
 def _prefers(cut):
