@@ -39,6 +39,9 @@ def home(tmp_path_factory):
     before = os.environ.get("SKLEARN_CNNFEAT_HOME")
     os.environ["SKLEARN_CNNFEAT_HOME"] = str(folder)
     yield folder
+    if converter := sys.modules.get("sklearn_cnnfeat._network.converter"):
+        # The processes end now, while coverage still collects what they have measured.
+        converter.keras_process.cache_clear()
     if before is None:
         del os.environ["SKLEARN_CNNFEAT_HOME"]
     else:

@@ -15,12 +15,14 @@ import subprocess
 import sys
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # Seconds without a job after which the process ends.
 IDLE_SECONDS = 60.0
 # Seconds that one job may take.
 LONGEST_JOB = 1800.0
+# Seconds in which it ends by itself once its input has ended.
+_LONGEST_END = 5.0
 
 # What the process says when it begins with a job.
 _TAKEN = b"taken"
@@ -111,7 +113,7 @@ class KerasProcess:
             env=environment,
         )
         self._owner = os.getpid()
-        self._end = weakref.finalize(self, _end, self._process, self._owner)
+        self._end = weakref.finalize(self, _leave, self._process, self._owner)
 
     def _wait_for_answer(self):
         late = threading.Event()
@@ -157,9 +159,19 @@ class KerasProcess:
         return self._process.pid if running else None
 
 
+def _leave(process, owner):
+    """Let a process end that nobody will give a job again."""
+    # After a fork the process is the parent's.
+    if owner != os.getpid():
+        return
+    process.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_LONGEST_END)
+    _end(process, owner)
+
+
 def _end(process, owner):
     """End a process that was started by the process `owner`; return its exit status."""
-    # After a fork the process is the parent's.
     if owner != os.getpid():
         return None
     process.kill()
