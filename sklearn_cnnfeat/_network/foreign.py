@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from sklearn_cnnfeat._files import digest_of_file, digest_of_text
 from sklearn_cnnfeat._network import conversion, graph, onnx_models, store, timm_models
 from sklearn_cnnfeat._network.converted import ConversionError
@@ -34,6 +36,9 @@ from sklearn_cnnfeat.exceptions import ModelFileError
 
 # An ONNX file may take so many bytes of memory, and so many times its own size on top.
 _FREE_BYTES, _LARGEST_RATIO = 2 * 1024**3, 4
+# Where rounding grows, layers may differ so many times as far as by pixels whose last bits differ,
+# up to a limit.
+_LAST_BITS, _GROWTH, _MOST_GROWTH = 2**-22, 10, 0.05
 # What holds code and weights of PyTorch.
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
@@ -328,7 +333,8 @@ def _finish(converted, source, folder, converter, is_lasting=True):
         last=converted.last,
     )
     paths = conversion.layers_to_compare(converted.layers, converted.outputs)
-    images = conversion.sample_pixels(record.input_shape, 1)
+    # Numbers around zero, as most networks take them.
+    images = conversion.sample_pixels(record.input_shape, 1) / np.float32(127.5) - 1
     try:
         expected = [_run(converted, path, images) for path in paths]
         fold_batch_normalization(converted.model, converted.outputs)
@@ -342,16 +348,38 @@ def _finish(converted, source, folder, converter, is_lasting=True):
     except Exception as error:
         raise ConversionError(f"OpenVINO cannot take {describe(source)}: {error}") from error
     write_network(network, folder)
-    reason = conversion.reason_to_refuse(computed, expected, source)
+    reasons = [
+        _reason_to_refuse(path, found.reshape(wanted.shape), wanted, nearby, source)
+        for path, found, (wanted, nearby) in zip(paths, computed, expected, strict=True)
+    ]
+    reason = next(filter(None, reasons), None)
     return replace(record, reason=reason).to_json()
 
 
 def _run(converted, path, images):
-    """Return what the graph of a front end gives for a layer, before anything is changed in it."""
+    """Return what the graph of a front end gives for a layer, before anything is changed in it.
+
+    That is one array for the images, and one for images whose last bits differ: how far rounding
+    alone goes.
+    """
     openvino = import_openvino()
     part = openvino.Model([converted.outputs[path]], converted.model.get_parameters()).clone()
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    return openvino.Core().compile_model(part, "CPU", options)(images)[0]
+    compiled = openvino.Core().compile_model(part, "CPU", options)
+    return [compiled(pixels)[0] for pixels in (images, images * np.float32(1 + _LAST_BITS))]
+
+
+def _reason_to_refuse(path, computed, expected, nearby, source):
+    """Return why the numbers of a layer are not to be trusted; None where they are."""
+    growth = _GROWTH * conversion.difference(nearby, expected)
+    allowed = max(conversion.TOLERANCE, min(growth, _MOST_GROWTH))
+    difference = conversion.difference(computed, expected)
+    if difference <= allowed:
+        return None
+    return (
+        f"Layer {path!r} of {describe(source)} differs by {difference:.1e} of the largest value "
+        f"once its graph is simplified (allowed: {allowed:.0e})."
+    )
 
 
 # --- modules in this process ----------------------------------------------------------------------

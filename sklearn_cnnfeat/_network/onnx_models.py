@@ -112,8 +112,13 @@ def convert_onnx(path, input_size=None):
             f"OpenVINO cannot take the network in {shown!r}: {_last_line(error)}."
         ) from error
     size = _choose_size(facts, input_size, shown)
-    _resize(model, facts, -1, size)
-    layers, outputs, orders = _list_layers(file, facts, model, size)
+    several = _shapes_at(model, facts, 2, _fixed(size))
+    # A file may make a constant of the number of images that it was exported with.
+    takes_several = several is not None and all(
+        several.get(name, (2,))[:1] == (2,) for name in file.outputs
+    )
+    _resize(model, facts, -1 if takes_several else 1, size)
+    layers, outputs, orders = _list_layers(file, facts, model, size, 2 if takes_several else 1)
     return to_converted(model, layers, outputs, orders, facts.is_channels_first)
 
 
@@ -144,11 +149,16 @@ def _resize(model, facts, n, size):
     model.validate_nodes_and_infer_types()
 
 
-def _shapes_at(model, facts, size):
-    """Return the shapes of all tensors for two images of a size; None where it does not fit."""
+def _fixed(size):
+    """Return a size for a look at a network that takes any."""
+    return tuple(side or any_ for side, any_ in zip(size, _ANY_SIZE, strict=True))
+
+
+def _shapes_at(model, facts, n, size):
+    """Return the shapes of all tensors for `n` images of a size; None where they do not fit."""
     other = model.clone()
     try:
-        _resize(other, facts, 2, size)
+        _resize(other, facts, n, size)
     except Exception:  # whatever OpenVINO raises where shapes do not fit
         return None
     return {
@@ -168,12 +178,15 @@ def _tensors(model):
     return found
 
 
-def _list_layers(file, facts, model, size):
-    """Return layers, outputs and orders of the axes of all nodes that give numbers of an image."""
-    height, width = (side or any_ for side, any_ in zip(size, _ANY_SIZE, strict=True))
-    base = _shapes_at(model, facts, (height, width)) or {}
-    taller = _shapes_at(model, facts, (2 * height, width)) or {}
-    wider = _shapes_at(model, facts, (height, 2 * width)) or {}
+def _list_layers(file, facts, model, size, n):
+    """Return layers, outputs and orders of the axes of all nodes that give numbers of an image.
+
+    `n` images are looked at together.
+    """
+    height, width = _fixed(size)
+    base = _shapes_at(model, facts, n, (height, width)) or {}
+    taller = _shapes_at(model, facts, n, (2 * height, width)) or {}
+    wider = _shapes_at(model, facts, n, (height, 2 * width)) or {}
     tensors, names = _tensors(model), _names(file.nodes)
     constants = _constants(model)
     makers = {file.image.name: None}
@@ -199,7 +212,7 @@ def _list_layers(file, facts, model, size):
             **_weights_of(node, file, constants),
         )
         before = of_input if makers[source] is None else orders.get(makers[source])
-        layer, order = _place(layer, node, tensor, (base, taller, wider), before, output)
+        layer, order = _place(layer, node, tensor, (base, taller, wider), before, output, n)
         if order is not None:
             orders[path], outputs[path] = order, output
             if len(layer.shape) == 2 and None not in layer.shape:
@@ -224,13 +237,13 @@ def _names(nodes):
     ]
 
 
-def _place(layer, node, tensor, shapes, before, output):
+def _place(layer, node, tensor, shapes, before, output, n):
     """Return the layer with its logical shape, and the order of its axes."""
     base, taller, wider = (entry.get(tensor) for entry in shapes)
     static = base if base is not None else _static_shape(output)
     if static is None:
         return replace(layer, problem="an output whose shape is known only when it runs"), None
-    if base is not None and base[:1] != (2,):
+    if static[:1] != (n,):
         return replace(layer, problem="an output whose first axis is not the images'"), None
     likely = None
     if node.operator in _CHANNELS_FIRST:

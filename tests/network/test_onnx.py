@@ -85,6 +85,26 @@ def test_tokens_know_their_grid(tmp_path, compute):
     assert layers["/patch/Reshape"].grid is None
 
 
+def test_files_for_one_image_at_a_time(tmp_path, compute):
+    """Windows that are computed as if they were images, with their number as a constant."""
+    net = Writer()
+    value = net.conv("images", "conv", 3, 8)
+    cut = net.weight("cut", [1, 8, 2, 4, 2, 4], np.int64)
+    value = net.add("Reshape", [value, cut], "/cut/Reshape")
+    value = net.add("Transpose", [value], "/cut/Transpose", perm=[0, 2, 4, 3, 5, 1])
+    windows = net.weight("windows", [4, 16, 8], np.int64)
+    value = net.add("Reshape", [value, windows], "/windows/Reshape")
+    value = net.add("MatMul", [value, net.kernel("w", (8, 8))], "/windows/MatMul")
+    image = net.weight("image", [1, 64, 8], np.int64)
+    value = net.add("Reshape", [value, image], "/image/Reshape")
+    path = save(net.model(value, (1, 3, 8, 8)), tmp_path / "network.onnx")
+    converted = convert_onnx(path)
+    assert assert_equals_onnxruntime(path, converted, images(1, 8, 8, 3), compute) == 3
+    problems = {layer.path: layer.problem for layer in converted.layers if layer.problem}
+    assert "whose first axis is not the images'" in problems["/windows/MatMul"]
+    assert converted.model.inputs[0].partial_shape[0].get_length() == 1
+
+
 def test_channels_last_files(tmp_path, compute):
     net = Writer()
     value = net.add("Transpose", ["images"], "to_first", perm=[0, 3, 1, 2])

@@ -23,12 +23,12 @@ def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "home"))
 
 
-def output_of(network, path, pixels=PHOTOS):
+def output_of(network, path, pixels=PHOTOS, dtype=np.float32):
     """Return what a submodule gives for pixels on 0-1, by a hook of our own."""
     found = []
     part = network.get_submodule(path)
     handle = part.register_forward_hook(lambda _, __, output: found.append(output.clone()))
-    inputs = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 255
+    inputs = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype) / 255
     with torch.no_grad():
         network(torch.from_numpy(inputs))
     handle.remove()
@@ -229,3 +229,30 @@ def test_another_way_to_resize_is_said(capsys, settings, is_said):
     CNNFeatureTransformer(network, "0", "avg", verbose=1, **settings).fit(PHOTOS)
     said = capsys.readouterr().err
     assert ("resize='auto' and interpolation='auto' do as its makers did" in said) == is_said
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_networks_that_amplify_rounding(engine):
+    """An untrained network may multiply the rounding of each layer by the next one."""
+    torch.manual_seed(0)
+    parts = []
+    for _ in range(4):
+        norm = torch.nn.BatchNorm2d(8)
+        norm.running_mean.copy_(torch.rand(8))
+        norm.running_var.fill_(2e-3)
+        parts += [torch.nn.Conv2d(8 if parts else 3, 8, 3, padding=1), norm, Sine()]
+    network = torch.nn.Sequential(*parts).eval()
+    cnn = CNNFeatureTransformer(
+        network, "11", "flatten", preprocessing="rescale", input_size=(32, 48), engine=engine
+    )
+    rows = cnn.fit_transform(PHOTOS)
+    expected = output_of(network, "11")
+    double = output_of(network.double(), "11", dtype=np.float64)
+    growth = np.abs(expected - double).max()
+    assert growth > 1e-4  # of values between -1 and 1
+    assert np.abs(rows - _flat(double)).max() <= 100 * growth
+
+
+class Sine(torch.nn.Module):
+    def forward(self, x):
+        return torch.sin(x)
