@@ -12,10 +12,10 @@ from ._inspection.feature_map_display import FeatureMapDisplay
 from ._inspection.filter_display import FilterDisplay
 from ._inspection.layer_score_display import LayerScoreDisplay
 from ._inspection.prediction_gallery_display import PredictionGalleryDisplay
-from ._inspection.summaries import filter_summary, layer_summary
 from ._layer_scores import layer_report, layer_scores
 from ._network.zoo import list_models
 from ._precompute import precompute
+from ._summaries import filter_summary, layer_summary
 from ._transformer import CNNFeatureTransformer
 from ._weights import pack_weights
 from .exceptions import CacheWarning

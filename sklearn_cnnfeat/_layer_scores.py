@@ -17,9 +17,9 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sklearn_cnnfeat._images import first_few
-from sklearn_cnnfeat._inspection.summaries import layer_summary
 from sklearn_cnnfeat._parameters import make_extractor, network_spec
 from sklearn_cnnfeat._steps import choose_step, transformers_in, with_setting
+from sklearn_cnnfeat._summaries import layer_summary
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer, extractor_of
 from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import LayerNotFoundError

@@ -196,6 +196,18 @@ def layers_of(cnn):
 # --- networks -------------------------------------------------------------------------------------
 
 
+def network_of(transformer, layer=None):
+    """Return where a transformer's network comes from, its input size, and the model if it is one.
+
+    It is the network that computes `layer`, or else the transformer's own layers. Nothing is
+    downloaded, for that needs no digest of the weights.
+    """
+    layer = transformer.layer if layer is None else layer
+    layers = tuple(layer) if isinstance(layer, list) else (layer,)
+    model = transformer.model if foreign.is_network(transformer.model) else None
+    return *network_source(transformer, layers), model
+
+
 def network_source(cnn, layers):
     """Return where a transformer's network for some layers comes from, and its input size.
 

@@ -13,9 +13,9 @@ from sklearn_cnnfeat._inspection.drawing import (
     scale_together,
 )
 from sklearn_cnnfeat._inspection.maps import choose_channels
-from sklearn_cnnfeat._inspection.source import network_of
 from sklearn_cnnfeat._network.whole_networks import read_kernels
 from sklearn_cnnfeat._network.zoo import find_architecture
+from sklearn_cnnfeat._parameters import network_of
 from sklearn_cnnfeat._steps import as_transformer
 
 # Filters in a table with one column per channel, and the columns of such a table.

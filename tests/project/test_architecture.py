@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -217,3 +218,10 @@ def test_files_and_functions_are_short(module):
     assert len(source.splitlines()) + _n_lines(tree) <= 500
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert {function.name for function in functions if _n_lines(function) > 60} == set()
+
+
+def test_the_picture_of_the_rooms_is_that_of_their_imports():
+    sys.path.insert(0, str(ROOT.parent / "docs" / "_ext"))
+    import house
+
+    assert house.PICTURE.read_text(encoding="utf-8") == house.draw(house.floors(house.rooms()))

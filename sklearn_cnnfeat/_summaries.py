@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from sklearn_cnnfeat._inspection.source import network_of
 from sklearn_cnnfeat._network.whole_networks import describe_network, describe_weighted
 from sklearn_cnnfeat._network.zoo import find_architecture
+from sklearn_cnnfeat._parameters import network_of
 from sklearn_cnnfeat._steps import as_transformer
 from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import WeightsNotFoundError
