@@ -201,7 +201,8 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         keeps its own size.
 
     engine_ : {"openvino", "ncnn", "keras", "torch"}
-        What runs the network.
+        What runs the network. Where it is "openvino", ``engine="ncnn"`` raises an error that names
+        what ncnn lacks, if it lacks something.
 
     n_features_in_ : int
         Number of columns of `X`, where it is 2-D or a data frame.

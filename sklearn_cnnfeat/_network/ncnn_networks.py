@@ -133,7 +133,7 @@ def _prefers(cut):
     return prefers_ncnn(cut.read())
 
 
-def on_ncnn(cut, is_wanted):
+def on_ncnn(cut, is_wanted, announce=None):
     """Return a cut on ncnn where it should run there.
 
     Parameters
@@ -142,6 +142,8 @@ def on_ncnn(cut, is_wanted):
         A cut in float32.
     is_wanted : bool
         Whether the user asked for ncnn. Otherwise the rule of `winograd` decides.
+    announce : callable, default=None
+        Called with a sentence where the rule chooses ncnn, and ncnn lacks an operation.
 
     Returns
     -------
@@ -160,5 +162,9 @@ def on_ncnn(cut, is_wanted):
         problem = network.reason_to_refuse()
     except TranslationError as error:
         reason = f"ncnn cannot compute {describe(cut.spec.source)}: {error}."
-        return None, reason if is_wanted else None
+        if is_wanted:
+            return None, reason
+        if announce:
+            announce(f"{reason} OpenVINO computes it, at the speed of direct convolutions.")
+        return None, None
     return (network, None) if problem is None else (None, problem)

@@ -361,7 +361,9 @@ def _open(spec, wanted, engine, model, announce, calibrate):
     if wanted not in ("keras", "torch"):
         try:
             network = _open_openvino(spec, model, announce, calibrate)
-            return network if wanted == "openvino" else _on_ncnn(network, wanted == "ncnn")
+            if wanted == "openvino":
+                return network
+            return _on_ncnn(network, wanted == "ncnn", announce)
         except EngineError as error:
             if engine != "auto" or foreign.is_foreign(spec.source):
                 raise
@@ -384,9 +386,9 @@ def _open_openvino(spec, model, announce, calibrate):
     return OpenVINONetwork(spec, whole, _quantize(spec, network, announce, calibrate))
 
 
-def _on_ncnn(cut, is_wanted):
+def _on_ncnn(cut, is_wanted, announce):
     """Return a cut on ncnn where it should run there; the cut itself elsewhere."""
-    network, problem = ncnn_networks.on_ncnn(cut, is_wanted)
+    network, problem = ncnn_networks.on_ncnn(cut, is_wanted, announce)
     if problem is not None and is_wanted:
         raise EngineError(problem)
     if problem is not None and problem not in _told:

@@ -113,6 +113,55 @@ def test_a_network_that_it_cannot_compute(plain, images):
         cnn.set_params(engine="ncnn").fit(images)
 
 
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_it_is_told_why_a_network_stays_on_openvino(plain, images, forgotten, capsys, verbose):
+    cnn = CNNFeatureTransformer(plain, "normalized", "max", verbose=verbose)
+    assert cnn.fit(images).engine_ == "openvino"
+    told = "ncnn cannot compute" in capsys.readouterr().err
+    assert told == bool(verbose)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((1, 1, 3), None), ((1, 7, 1), None), ((9, 5, 1), None), ((8, 8, 3), 1024)]
+)
+def test_sizes_and_channels(shape, size):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    x = keras.Input((None, None, 3) if size else shape)
+    y = keras.layers.Conv2D(16, 3, padding="same", activation="relu", name="one")(x)
+    y = keras.layers.Conv2D(16, 3, padding="same", name="two")(y)
+    model = keras.Model(x, y)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    rows = {
+        engine: rows_of(
+            CNNFeatureTransformer(
+                model, "two", "max", engine=engine, input_size=size, preprocessing=None
+            ),
+            pixels,
+        )
+        for engine in ("ncnn", "openvino")
+    }
+    tolerance = 10 * 9 * (3 + 16) * np.finfo(np.float32).eps * np.abs(rows["openvino"]).max()
+    np.testing.assert_allclose(rows["ncnn"], rows["openvino"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_not_finite_are_refused(plain, images, number):
+    def preprocess(batch):
+        batch[:, 3, 4, 1] = number
+        return batch
+
+    cnn = CNNFeatureTransformer(plain, "conv_48", "avg", preprocessing=preprocess)
+    with pytest.raises(ValueError, match=r"NaN or infinite.*engine='openvino'"):
+        cnn.fit(images).transform(images)
+    assert cnn.engine_ == "ncnn"
+    floats = images.astype(np.float32)
+    floats[1, 2, 3, 0] = number
+    with pytest.raises(ValueError, match="NaN, infinity"):
+        CNNFeatureTransformer(plain, "conv_48", "avg").fit_transform(floats)
+
+
 def test_rows_are_the_same_bits(plain, images):
     rows = rows_of(CNNFeatureTransformer(plain, "conv_48", "avg", n_jobs=1), images)
     for n_jobs, batch_size in ((2, None), (3, 4)):

@@ -199,6 +199,17 @@ def test_dense_layers_behind_a_flattening_in_the_order_of_keras():
     check(builder.model(op.softmax(builder.dense(x, 5), 1), x), 9 * 11 * 8 + 27)
 
 
+def test_a_shape_that_the_graph_computes():
+    builder = Builder()
+    x = builder.convolution(builder.pixels, 8)
+    means = op.reduce_mean(x, np.array([1, 2]), False)
+    # As Keras does where it knows all lengths but that of the batch.
+    n_images = op.gather(op.shape_of(means), np.array(0), np.array(0))
+    assert list(n_images.get_output_shape(0)) == []
+    shape = [op.unsqueeze(n_images, np.array(0)), *(np.array([n]) for n in (1, 1, 8))]
+    check(builder.model(op.multiply(x, op.reshape(means, op.concat(shape, 0), False))), 200)
+
+
 def test_dense_layer_on_channels():
     builder = Builder()
     check(builder.model(builder.dense(builder.convolution(builder.pixels, 8, 1), 30)), 12)

@@ -51,6 +51,12 @@ class NcnnNetwork:
     def compute(self, image):
         """Return one array per head for an image (height, width, channels)."""
         ncnn = self._ncnn
+        if image.dtype != np.uint8 and not np.isfinite(image).all():
+            # Winograd's convolutions would spread them over the pixels around.
+            raise ValueError(
+                "The preprocessing gives pixels that are NaN or infinite, which ncnn does not "
+                "compute. Use engine='openvino', or a preprocessing that gives finite numbers."
+            )
         planes = image.transpose(2, 0, 1)
         channels, height, width = planes.shape
         # The maps must be ncnn's own: of an array it would keep the address alone.
