@@ -22,6 +22,8 @@ _PACKAGES = (
     "keras",
     "tensorflow",
     "openvino",
+    "ncnn",
+    "MNN",
     "nncf",
     "onnxruntime",
     "tf2onnx",

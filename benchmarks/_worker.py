@@ -13,7 +13,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from _common import WORK, count_cores, cycled, peak_rss_mb, summarize
-from _contenders import CONTENDERS, NETWORKS, PARTS
+from _contenders import CONTENDERS
+from _networks import NETWORKS
+from _parts import PARTS
 
 _ALL = CONTENDERS | PARTS
 # Seconds after which a worker counts as hung.

@@ -20,7 +20,8 @@ from _common import (
     show,
     summarize,
 )
-from _contenders import CONTENDERS, add_networks
+from _contenders import CONTENDERS
+from _networks import add_networks
 from _worker import Worker, choose_contenders, prepare
 
 _CONTENDERS = ["ours", "predict_loop", "onnxruntime", "torch"]

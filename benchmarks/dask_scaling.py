@@ -23,7 +23,7 @@ from _common import (
     show,
     summarize,
 )
-from _contenders import NETWORKS, make_weights, weights_file
+from _networks import NETWORKS, make_weights, weights_file
 
 LABELS = {
     "transform, 1 thread": "transform, 1 thread",

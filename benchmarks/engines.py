@@ -15,7 +15,7 @@ from _common import (
     save,
     show,
 )
-from _contenders import add_networks
+from _networks import add_networks
 from throughput import add_seconds, compare_all
 
 _ENGINES = ["ours", "ours_keras"]

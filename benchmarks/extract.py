@@ -31,7 +31,7 @@ from _common import (
     show,
     summarize,
 )
-from _contenders import NETWORKS, weights_file
+from _networks import NETWORKS, weights_file
 from _worker import environment, prepare
 
 FORMATS = ("npy", "parquet", "zarr")

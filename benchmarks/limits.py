@@ -27,7 +27,7 @@ from _common import (
     save,
     show,
 )
-from _contenders import NETWORKS, add_networks
+from _networks import NETWORKS, add_networks
 from _worker import compare
 from throughput import TEN, add_seconds
 

@@ -15,7 +15,8 @@ from _common import (
     show,
     summarize,
 )
-from _contenders import CONTENDERS, NETWORKS
+from _contenders import CONTENDERS
+from _networks import NETWORKS
 from _worker import Worker, choose_contenders, prepare
 
 _CONTENDERS = ["ours", "predict_batches"]

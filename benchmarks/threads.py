@@ -17,7 +17,9 @@ from _common import (
     save,
     show,
 )
-from _contenders import CONTENDERS, PARTS, add_networks
+from _contenders import CONTENDERS
+from _networks import add_networks
+from _parts import PARTS
 from _worker import compare
 from throughput import add_seconds
 

@@ -16,17 +16,20 @@ from _common import (
     save,
     show,
 )
-from _contenders import CONTENDERS, NETWORKS, add_networks
+from _contenders import CONTENDERS
+from _networks import NETWORKS, add_networks
 from _worker import choose_contenders, compare
 
 TEN = [name for name in NETWORKS if name not in ("mobilenet", "nasnet_mobile")]
-# `engines.py` compares the other engine.
-_DEFAULT = [name for name in CONTENDERS if name != "ours_keras"]
+# `engines.py` compares the other engines.
+_DEFAULT = [name for name in CONTENDERS if name not in ("ours_keras", "ours_openvino")]
 # Fast, but not what people use: the ratios are given with and without them.
-_EXPERT = {"onnxruntime": "ONNX Runtime", "frozen": "the frozen TF function"}
+_RUNTIMES = ("onnxruntime", "frozen", "ncnn", "mnn")
 # One a contender, ours first.
-_COLORS = ["tab:red", "tab:orange", "gold", "tab:blue", "tab:green", "tab:purple", "tab:brown"]
-_COLORS += ["tab:pink", "tab:gray", "tab:olive", "tab:cyan"]
+_COLORS = ["tab:red", "tab:orange", "gold", "darkred", "salmon", "tab:blue", "tab:green"]
+_COLORS += ["tab:purple", "tab:brown", "black", "navy", "tab:pink", "tab:gray", "tab:olive"]
+_COLORS += ["tab:cyan"]
+_MARKERS = "osDhHv^<>pXP*dx"
 
 
 def compare_all(options, networks, contenders):
@@ -65,9 +68,12 @@ def _print_network(network, results):
 
 def find_ratios(networks):
     """Return, for each set of rivals, our float32 images/s over the fastest of them."""
-    sets = {"all others": ()}
-    sets |= {f"without {label}": (name,) for name, label in _EXPERT.items()}
-    sets["without both"] = tuple(_EXPERT)
+    sets = {
+        "all others": (),
+        "without ncnn": ("ncnn",),
+        "without ncnn and MNN": ("ncnn", "mnn"),
+        "without all runtimes": _RUNTIMES,
+    }
     ratios = {}
     for title, excluded in sets.items():
         of_networks = {}
@@ -133,7 +139,7 @@ def plot(networks):
     figure, axes = make_axes(2, 13, 1.5 + 0.55 * len(networks))
     positions = {network: -row for row, network in enumerate(networks)}
     names = [name for name in CONTENDERS if any(name in results for results in networks.values())]
-    marks = dict(zip(CONTENDERS, zip(_COLORS, "osDv^<>pXP*", strict=True), strict=True))
+    marks = dict(zip(CONTENDERS, zip(_COLORS, _MARKERS, strict=True), strict=True))
     for name in names:
         color, marker = marks[name]
         of_networks = {
