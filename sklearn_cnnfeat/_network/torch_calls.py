@@ -6,7 +6,7 @@ it was.
 """
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from sklearn_cnnfeat._network.axes import CHANNELS_FIRST, find_axes
@@ -167,13 +167,14 @@ def list_module_layers(module, size, name, resize=None):
     name : str
         What the network is called in messages.
     resize : callable, default=None
-        Takes height and width; returns the network for images of that size on the device "meta",
-        in evaluation mode. For networks that are built for one size only.
+        Takes height and width; returns the network for images of that size in evaluation mode. For
+        networks that are built for one size only.
     """
     height, width, channels = size
     calls, failure = _imagine(module, (2, channels, height, width))
     if failure is not None:
         raise explain(failure, name, size) from failure
+    resize = resize or _resizer_of(module)
     taller, _ = _imagine(module, (2, channels, 2 * height, width), resize)
     wider, _ = _imagine(module, (2, channels, height, 2 * width), resize)
     shapes = [
@@ -262,12 +263,26 @@ def _imagine(module, shape, resize=None):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     dtype = next((p.dtype for p in module.parameters()), torch.float32)
-    if resize is not None:
-        images = torch.zeros(shape, dtype=dtype, device="meta")
-        return record_calls(resize(*shape[2:]), images, _shape)
-    twin = twin_of(module)
+    twin = twin_of(module) if resize is None else resize(*shape[2:])
+    if next((p.is_meta for p in twin.parameters()), False):
+        return record_calls(twin, torch.zeros(shape, dtype=dtype, device="meta"), _shape)
     with FakeTensorMode(allow_non_fake_inputs=True), evaluating(twin):
         return record_calls(twin, torch.zeros(shape, dtype=dtype), _shape)
+
+
+def _resizer_of(module):
+    """Return what makes a copy of a timm module for another size; None for other modules."""
+    if not hasattr(module, "set_input_size"):
+        return None
+
+    def resize(height, width):
+        twin = twin_of(module)
+        if twin is not module:
+            with suppress(Exception):  # it stays one for its own size
+                twin.set_input_size((height, width))
+        return twin
+
+    return resize
 
 
 def _shape(output):

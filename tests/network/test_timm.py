@@ -117,6 +117,21 @@ def test_unknown_names(model, match):
         timm_facts(model)
 
 
+def test_maps_of_a_module_that_is_built_for_one_size(compute):
+    """Swin keeps them channels last; images of other sizes, in a copy, tell."""
+    settings = {"depths": (1, 1), "num_heads": (2, 2), "num_classes": 5}
+    network = timm.models.SwinTransformer(32, 2, embed_dim=16, window_size=4, **settings)
+    scale_weights(network)
+    before = {name: value.shape for name, value in network.state_dict().items()}
+    converted = convert_module(network, (32, 32, 3), "it")
+    assert {layer.path: layer.shape for layer in converted.layers}["norm"] == (8, 8, 32)
+    pixels = np.random.default_rng(1).uniform(-2, 2, (1, 32, 32, 3)).astype(np.float32)
+    expected, found = run_torch(network, pixels)["norm"], compute(converted, pixels)["norm"]
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert {name: value.shape for name, value in network.state_dict().items()} == before
+    assert network.patch_embed.img_size == (32, 32)
+
+
 def test_names_are_listed_with_their_tags():
     names = list_timm_models("timm/convnext_tiny*")
     assert "timm/convnext_tiny.fb_in1k" in names
