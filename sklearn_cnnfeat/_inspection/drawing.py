@@ -371,6 +371,15 @@ def class_colors(n):
     return colors[:n] + [matplotlib.colors.to_rgba("0.6")] * (n - len(colors))
 
 
+def value_colors(values):
+    """Return one color per value, and their scale for a color bar."""
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+
+    scale = ScalarMappable(matplotlib.colors.Normalize(min(values), max(values)), "viridis")
+    return scale.to_rgba(values), scale
+
+
 def make_axes(panels, ax, per_line=None):
     """Return a figure and an array of axes with the shape of `panels`, a list of lists.
 

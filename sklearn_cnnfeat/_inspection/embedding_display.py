@@ -9,6 +9,7 @@ from sklearn_cnnfeat._inspection.drawing import (
     framed_rectangles,
     new_axes,
     text_color,
+    value_colors,
 )
 from sklearn_cnnfeat._inspection.embedding import embed, place
 from sklearn_cnnfeat._inspection.judged import judge, labels_of, n_images, warn_of_unreadable
@@ -103,7 +104,8 @@ class EmbeddingDisplay:
             The photographs, as for the estimator.
 
         y : array-like of shape (n_photos,), default=None
-            Their classes, for the colors of frames, and to find mistakes.
+            Their classes, for the colors of frames, and to find mistakes. Fractional numbers are
+            values, shown by a scale of colors.
 
         method : {"pca", "tsne"} or estimator, default="pca"
             How features become two numbers: the two directions in which they vary most, or t-SNE,
@@ -160,10 +162,15 @@ class EmbeddingDisplay:
         self.ax_ = new_axes(8.0, 6.4) if ax is None else ax
         self.figure_ = self.ax_.figure
         self.mistakes_ = np.zeros(len(self.points), bool)
-        if self.y is not None and self.predicted is not None:
-            self.mistakes_ = np.asarray(self.predicted) != np.asarray(self.y)
         shown = self.y if self.y is not None else self.predicted
-        names, colors = _colors_of(shown, len(self.points))
+        has_values = shown is not None and np.asarray(shown).dtype.kind == "f"
+        if has_values:
+            names, (colors, scale) = [], value_colors(shown)
+            self.figure_.colorbar(scale, ax=self.ax_, label="value", shrink=0.6)
+        else:
+            names, colors = _colors_of(shown, len(self.points))
+        if self.y is not None and self.predicted is not None and not has_values:
+            self.mistakes_ = np.asarray(self.predicted) != np.asarray(self.y)
         self.cells_ = None
         if self.pictures is None:
             self._draw_dots(colors)
@@ -178,8 +185,8 @@ class EmbeddingDisplay:
         return self
 
     def _title(self):
-        text = f"{len(self.points):,} photographs"
-        if self.y is not None and self.predicted is not None:
+        text = f"{len(self.points):,} photograph{'s' if len(self.points) > 1 else ''}"
+        if self.y is not None and self.predicted is not None and self.y.dtype.kind != "f":
             text += f", {self.mistakes_.sum():,} predicted wrongly"
         return text
 

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
@@ -148,6 +149,55 @@ def test_photographs_that_have_vanished(data, pipe, tmp_path):
         EmbeddingDisplay.from_estimator(pipe, paths)
 
 
+def test_one_class_and_values(data):
+    network, photos, _ = data
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
+    one = EmbeddingDisplay.from_estimator(cnn, photos, ["ants"] * N)
+    assert [text.get_text() for text in one.ax_.get_legend().get_texts()] == ["ants"]
+    values = np.linspace(0, 1, N)
+    regressor = make_pipeline(cnn, Ridge()).fit(photos, values)
+    display = EmbeddingDisplay.from_estimator(regressor, photos, values, thumbnails=False)
+    assert not display.mistakes_.any() and display.ax_.get_legend() is None
+    assert "wrongly" not in display.ax_.get_title()
+    colors = display.ax_.collections[0].get_facecolors()
+    np.testing.assert_allclose(colors[[0, -1], :3], plt.get_cmap("viridis")([0.0, 1.0])[:, :3])
+    bar = display.figure_.axes[1]
+    assert bar.get_ylim() == (0, 1)
+
+
+def test_a_network_beside_other_columns(data):
+    pd = pytest.importorskip("pandas")
+    network, photos, y = data
+    table = pd.DataFrame({"photo": photos, "size": np.arange(N) / N})
+    cnn = CNNFeatureTransformer(network, "three", "avg", verbose=0)
+    columns = ColumnTransformer([("cnn", cnn, "photo"), ("others", StandardScaler(), ["size"])])
+    pipe = make_pipeline(columns, LogisticRegression()).fit(table, y)
+    display = EmbeddingDisplay.from_estimator(pipe, table, y)
+    expected = PCA(2, random_state=0).fit_transform(pipe[:-1].transform(table))
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(display.points, expected, atol=1e-4 * scale)
+    assert len(display.pictures) == N
+    gallery = PredictionGalleryDisplay.from_estimator(pipe, table, y, n_photos=2)
+    assert gallery.names == photos[gallery.indices].tolist()
+
+
+def test_frames_lie_around_their_pictures(data, pipe):
+    """Positions in the figure, for the layout is what matters; fonts do not."""
+    _, photos, y = data
+    display = EmbeddingDisplay.from_estimator(pipe, photos, y)
+    display.figure_.canvas.draw()
+    inside = display.ax_.get_window_extent()
+    frames = display.ax_.collections[0]
+    boxes = [path.get_extents(display.ax_.transData) for path in frames.get_paths()]
+    assert len(boxes) == N
+    for k, one in enumerate(boxes):
+        assert inside.x0 <= one.x0 and one.x1 <= inside.x1
+        assert inside.y0 <= one.y0 and one.y1 <= inside.y1
+        assert not any(one.overlaps(other) for other in boxes[k + 1 :])
+    legend = display.ax_.get_legend().get_window_extent()
+    assert legend.x0 >= inside.x1, "the legend covers no photograph"
+
+
 # --- galleries ------------------------------------------------------------------------------------
 
 
@@ -239,6 +289,43 @@ def test_galleries_that_cannot_be(data, pipe):
         draw(pipe, photos, y[1:])
     with pytest.raises(ValueError, match="at least 1"):
         draw(pipe, photos, y, n_photos=0)
+
+
+def test_galleries_that_are_small_or_incomplete(data, pipe, tmp_path):
+    network, photos, y = data
+    one = PredictionGalleryDisplay.from_estimator(pipe, photos[:1], y[:1])
+    assert one.axes_.shape == (1, 2)
+    same = PredictionGalleryDisplay.from_estimator(pipe, photos[:3], ["china"] * 3, maps=None)
+    assert len(same.pictures) == 3
+    with pytest.raises(ValueError, match=r"at least 2 classes|1 class"):
+        PredictionGalleryDisplay.from_estimator(pipe, photos[:9], ["china"] * 9, cv=3)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    cnn = CNNFeatureTransformer(network, "three", "avg", on_error="nan", verbose=0)
+    lenient = make_pipeline(cnn, StandardScaler(), LogisticRegression()).fit(photos, y)
+    paths = np.array([str(broken), *photos[:7]])
+    for cv in (None, 2):
+        with pytest.warns(UserWarning, match="1 of 8 photographs cannot be read"):
+            display = PredictionGalleryDisplay.from_estimator(
+                lenient, paths, [y[0], *y[:7]], cv=cv, n_photos=8, maps=None
+            )
+        assert sorted(display.indices) == list(range(1, 8))
+    gone = tmp_path / "gone.jpg"
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
+        PredictionGalleryDisplay.from_estimator(pipe, [str(gone), *photos[:3]], y[:4])
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
+        ChannelExamplesDisplay.from_estimator(pipe, [str(gone), *photos[:3]], 0)
+
+
+def test_titles_stand_at_one_height(data, pipe):
+    """Pictures of several proportions in a line have their titles side by side."""
+    _, _, y = data
+    tall = np.random.default_rng(0).integers(0, 256, (80, 40, 3), dtype=np.uint8)
+    wide = tall.transpose(1, 0, 2).copy()
+    display = PredictionGalleryDisplay.from_estimator(pipe, [tall, wide], y[:2])
+    display.figure_.canvas.draw()
+    tops = [ax.get_window_extent().y1 for ax in display.axes_.ravel()]
+    assert np.ptp(tops) < 1
 
 
 # --- examples of channels -------------------------------------------------------------------------

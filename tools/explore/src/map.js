@@ -52,15 +52,13 @@ export function makeMap(canvas, { onPick, onLasso, onLassoMode }) {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, ...size);
     const plain = styles.getPropertyValue("--plain");
-    const taken = new Set();
     const dots = new Map();
     const pictures = [];
     // The picked photograph and the marked ones come first: they get the room.
-    const first = shown.filter((i) => i === picked || marked.has(i));
+    const isFirst = (i) => i === picked || marked.has(i);
+    const first = shown.filter(isFirst);
     const rooms = new Map();
-    for (const i of first.concat(shown)) {
-      if (taken.has(i)) continue;
-      taken.add(i);
+    for (const i of first.length ? first.concat(shown.filter((i) => !isFirst(i))) : shown) {
       const [x, y] = onScreen(i);
       if (x < -WIDTH || y < -HEIGHT || x > size[0] + WIDTH || y > size[1] + HEIGHT) continue;
       if (hasRoom(rooms, x, y)) pictures.push([i, x, y]);
@@ -81,19 +79,24 @@ export function makeMap(canvas, { onPick, onLasso, onLassoMode }) {
     if (path) paintLasso();
   }
 
+  const cell = (column, row) => column * 4096 + row;
+
   // Thumbnails never cover one another: each needs its own cell and free neighbors.
   function hasRoom(rooms, x, y) {
     const column = Math.floor(x / WIDTH);
     const row = Math.floor(y / HEIGHT);
     for (let a = column - 1; a <= column + 1; a++) {
       for (let b = row - 1; b <= row + 1; b++) {
-        for (const [u, v] of rooms.get(`${a},${b}`) ?? []) {
+        const taken = rooms.get(cell(a, b));
+        if (!taken) continue;
+        for (const [u, v] of taken) {
           if (Math.abs(u - x) < WIDTH + 5 && Math.abs(v - y) < HEIGHT + 5) return false;
         }
       }
     }
-    const key = `${column},${row}`;
-    rooms.set(key, [...(rooms.get(key) ?? []), [x, y]]);
+    const taken = rooms.get(cell(column, row));
+    if (taken) taken.push([x, y]);
+    else rooms.set(cell(column, row), [[x, y]]);
     return true;
   }
 
