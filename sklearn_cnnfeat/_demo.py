@@ -1,6 +1,6 @@
 """Which layer of a network gives an SVM the best features? A search, from start to end, offline.
 
-    python examples/demo.py [FOLDER FOR THE PICTURES]
+    cnnfeat demo [FOLDER FOR THE PICTURES]
 
 A small convolutional network learns to read half of scikit-learn's handwritten digits. The other
 half is new to it, and only 100 of those digits have labels: too few to train a network, enough for
@@ -9,7 +9,6 @@ search on raw pixels shows what the features are worth. It takes about a minute 
 """
 
 import os
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -115,7 +114,3 @@ def main(folder="demo_output"):
         "The same on your own photographs, in one subfolder per class:\n"
         "    cnnfeat search photos/ --model vgg16"
     )
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:2])

@@ -164,18 +164,12 @@ def test_photographs_of_the_gallery(tmp_path):
 
 
 @pytest.mark.slow
-def test_demo(tmp_path):
-    printed = run(
-        [str(EXAMPLES / "demo.py"), "pictures"], tmp_path, KERAS_HOME=str(tmp_path / "keras")
-    )
+@pytest.mark.parametrize(
+    "command", [[str(EXAMPLES / "demo.py")], ["-m", "sklearn_cnnfeat", "demo"]]
+)
+def test_demo(command, tmp_path):
+    printed = run([*command, "pictures"], tmp_path, KERAS_HOME=str(tmp_path / "keras"))
     check_pictures(list((tmp_path / "pictures").glob("*.png")), 3)
     best = re.search(r"Best: .*: (\S+) % right; raw pixels: (\S+) %", printed)
     assert float(best[1]) > float(best[2]) + 3, "features should beat pixels clearly"
     assert "cnnfeat search photos/ --model vgg16" in printed
-
-
-def test_the_demo_of_the_command_line_is_the_example():
-    """A wheel holds no examples, so the text is in two places."""
-    from sklearn_cnnfeat import _demo
-
-    assert Path(_demo.__file__).read_text() == (EXAMPLES / "demo.py").read_text()
