@@ -31,6 +31,8 @@ IMAGES = ("kaggle", "colab")
 NEWEST_ALWAYS = {"ruff", "setuptools", "setuptools-scm", "build", "twine", "check-wheel-contents"}
 # What installing the package into a notebook image may change.
 MAY_CHANGE = {"keras"}
+# Users' machines may have no compiler. (Some tools of the tests are source archives.)
+WHEELS = ("--only-binary", ":all:")
 NOTEBOOK = ["-m", "", "-n", "0", "tests", "-k", "test_competition and not photographs"]
 
 
@@ -122,11 +124,11 @@ def prepare(environment, which):
 def install(environment, which):
     """Install the package as its documentation says."""
     if which == "no-tensorflow":
-        environment.install("--requirement", "sklearn_cnnfeat/no-tensorflow.txt")
+        environment.install(*WHEELS, "--requirement", "sklearn_cnnfeat/no-tensorflow.txt")
     elif which == "lowest":
         environment.install(".", *lowest(declared()))
     else:
-        environment.install(".")
+        environment.install(*WHEELS, ".")
 
 
 def report(environment, which, before):

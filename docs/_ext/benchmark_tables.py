@@ -14,6 +14,8 @@ BENCHMARKS = ROOT / "benchmarks"
 # What a file holds besides results.
 _ABOUT = ("machine", "settings")
 _MOST_ROWS = 200
+# The width of a picture on the page, as a part of its pixels.
+_SHOWN = 0.62
 
 
 def describe(name, benchmarks=BENCHMARKS):
@@ -187,6 +189,7 @@ def setup(app):
     """Make the directive known to Sphinx."""
     from docutils import nodes
     from docutils.parsers.rst import Directive
+    from PIL import Image
 
     def fold(html):
         return nodes.raw("", html, format="html")
@@ -209,6 +212,18 @@ def setup(app):
         group += [head, body]
         return nodes.table("", group)
 
+    def make_picture(name, file):
+        with Image.open(file) as opened:
+            width = round(_SHOWN * opened.width)
+        # What is wider than the window scrolls in it: labels keep a size at which they are read.
+        frame = nodes.container(classes=["benchmark-picture"])
+        frame += nodes.image(
+            uri=f"../benchmarks/results/{file.name}",
+            alt=f"The figures of benchmarks/{name}.py as a plot",
+            width=f"{width}px",
+        )
+        return frame
+
     class Benchmark(Directive):
         """Show the figures of one script."""
 
@@ -230,13 +245,7 @@ def setup(app):
                 return [*made, missing]
             picture = BENCHMARKS / "results" / f"{name}.png"
             if picture.exists():
-                made.append(
-                    nodes.image(
-                        uri=f"../benchmarks/results/{name}.png",
-                        alt=f"The figures of benchmarks/{name}.py as a plot",
-                        classes=["benchmark-picture"],
-                    )
-                )
+                made.append(make_picture(name, picture))
                 env.note_dependency(str(picture))
             machine, packages = describe_machine(results.get("machine", {}))
             made.append(fold("<details><summary>All figures, machine and versions</summary>"))

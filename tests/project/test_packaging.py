@@ -185,7 +185,7 @@ def test_the_conda_recipe_needs_what_the_package_needs():
     del run["python"]
     optional = {line.replace(" ", "") for line in recipe["requirements"]["run_constraints"]}
     assert {*run.values(), *optional} == set(dependencies().values())
-    assert [line.partition(">=")[0] for line in optional] == ["tensorflow"]
+    assert {line.partition(">=")[0] for line in optional} == {"ncnn", "tensorflow"}
     host = {line.replace(" ", "") for line in recipe["requirements"]["host"]}
     assert set(SETTINGS["build-system"]["requires"]) <= host
     assert recipe["build"]["python"]["entry_points"] == [
@@ -199,6 +199,9 @@ def test_addresses_of_the_repository_are_the_ones_of_the_package():
     own = source.removeprefix("https://github.com/")
     pages = [ROOT / "README.md", ROOT / "CITATION.cff", ROOT / "conda" / "recipe.yaml"]
     pages += [*ROOT.glob("docs/*.md"), *ROOT.glob("examples/notebooks/*.ipynb")]
+    # Notebooks, the README and the gallery have buttons that open a notebook.
+    with_buttons = [*pages[-2:], ROOT / "README.md", ROOT / "examples" / "README.txt"]
+    pages.append(with_buttons[-1])
     found = 0
     for page in pages:
         text = page.read_text(encoding="utf-8")
@@ -210,8 +213,31 @@ def test_addresses_of_the_repository_are_the_ones_of_the_package():
                 assert re.match(rf"{re.escape(own)}(/|$)", address), (page.name, address)
         for address in re.findall(r"https://sklearn-cnnfeat\.\S*?(?=[/\s\")]|$)", text):
             assert address == documentation, (page.name, address)
+        if page in with_buttons:
+            assert f"colab.research.google.com/github/{own}/blob/main/examples/notebooks/" in text
+            assert f"kernels/welcome?src={source}/blob/main/examples/notebooks/" in text
     assert found > 8
     assert all(address.startswith((source, documentation)) for address in PROJECT["urls"].values())
+
+
+def test_every_night_tests_run_in_each_environment():
+    """And coverage goes where the README's badge is from."""
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
+    jobs = yaml.safe_load(text)["jobs"]
+    entries = jobs["versions"]["strategy"]["matrix"]["include"]
+    help_text = python("tools/versions.py", "--help", cwd=ROOT)
+    assert {entry["which"] for entry in entries} == set(
+        re.search(r"\{([\w,-]+)\}", help_text)[1].split(",")
+    )
+    lowest_python = PROJECT["requires-python"].removeprefix(">=")
+    assert {"which": "lowest", "python": lowest_python} in entries
+    newest = {entry["python"] for entry in entries if entry["which"] == "newest"}
+    assert {f"Programming Language :: Python :: {version}" for version in newest} < set(
+        PROJECT["classifiers"]
+    )
+    used = [step.get("uses", "") for step in jobs["everything"]["steps"]]
+    assert any(name.startswith("codecov/") for name in used)
 
 
 def test_version_is_written_nowhere_else():
