@@ -244,3 +244,48 @@ def test_search_finds(query, tab, address):
     tab.wait_for_selector("#search-results li a")
     assert tab.locator("#search-results li a").count() >= 2
     look(tab, f"search-{query}")
+
+
+# --- pages that have to read on a phone ---------------------------------------------------------
+
+
+def test_the_start_page_begins_with_the_installation(tab, address):
+    """The line and the links are seen without scrolling; the picture's labels can be read."""
+    tab.goto(f"{address}/index.html", wait_until="load")
+    line = tab.locator("pre", has_text="pip install").first.bounding_box()
+    links = tab.get_by_role("link", name="Get started").first.bounding_box()
+    assert line["y"] + line["height"] < links["y"] + links["height"] < WINDOWS[tab.window][1]
+    picture = tab.locator(".start-picture img").first
+    scale = picture.evaluate("image => image.clientWidth / image.naturalWidth")
+    assert scale > 0.5, "letters of half their size cannot be read"
+
+
+def test_the_comparison_keeps_the_own_column(tab, address):
+    """Scrolled to its last column, the table still shows its rows' names and this package."""
+    tab.goto(f"{address}/comparison.html", wait_until="load")
+    tab.locator(".comparison table").evaluate(
+        "table => { for (let e = table; e; e = e.parentElement) e.scrollLeft = 1e6; }"
+    )
+    for column in (1, 2):
+        cell = tab.locator(f".comparison tbody tr:nth-child(3) td:nth-child({column})")
+        cell.scroll_into_view_if_needed()
+        covered = cell.evaluate(
+            "cell => { const b = cell.getBoundingClientRect();"
+            " return !cell.contains(document.elementFromPoint(b.left + 4, b.top + b.height / 2)) }"
+        )
+        assert not covered, column
+    last = tab.locator(".comparison tbody tr:nth-child(3) td:last-child").bounding_box()
+    assert last["x"] + last["width"] <= WINDOWS[tab.window][0]
+
+
+def test_benchmarks_begin_with_a_picture(tab, address):
+    tab.goto(f"{address}/benchmarks.html", wait_until="load")
+    tab.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+    tab.wait_for_function("[...document.images].every(i => i.complete)")
+    assert tab.evaluate("document.documentElement.scrollHeight") <= 8_000
+    picture = tab.locator(".benchmark-picture img").first
+    assert picture.bounding_box()["y"] < WINDOWS[tab.window][1]
+    widths = tab.locator(".benchmark-picture img").evaluate_all(
+        "images => images.filter(i => i.clientWidth).map(i => i.clientWidth / i.naturalWidth)"
+    )
+    assert len(widths) > 4 and min(widths) > 0.4
