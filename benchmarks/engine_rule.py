@@ -2,9 +2,9 @@
 
 ``engine="auto"`` takes ncnn from a share on that stands in ``_network/engines/winograd.py``. Here
 are the networks that it was chosen by: those of `throughput.py`, cuts of VGG16, and own CNNs with
-random weights. Figures are of the network alone, in float32, with as many images at the same time
-as there are cores. The engines take turns; the best turn of each counts. "processor" is the time
-of all cores per image, which other work on the machine disturbs less than images per second.
+random weights. Figures are of the network alone, in float32, with an image per thread. The engines
+take turns; the best turn of each counts. "processor" is the time of all cores per image, which
+other work on the machine disturbs less than images per second.
 """
 
 import os
@@ -27,16 +27,18 @@ from _common import (
 from _networks import NETWORKS, make_weights, weights_file
 from throughput import TEN
 
-# Own networks: filters, kernel sizes and strides of their convolutions, and the images' side.
+# Own networks: filters, size and stride of each convolution, or "pool", and the images' side.
 OWN = {
-    "own, 64-64, 128-128, 256-256": ([(64, 3, 1), (64, 3, 1), (128, 3, 2), (128, 3, 1)], 128),
-    "own, 16-16, 32-32, 64": ([(16, 3, 1), (16, 3, 1), (32, 3, 1), (32, 3, 1), (64, 3, 1)], 96),
-    "own, 3 x 3 and 1 x 1": ([(64, 3, 1), (128, 1, 1), (64, 3, 1), (128, 1, 1)], 112),
+    "own, 64-64, 128-128, 256-256": (
+        [(64, 3, 1)] * 2 + ["pool"] + [(128, 3, 1)] * 2 + ["pool"] + [(256, 3, 1)] * 2,
+        128,
+    ),
+    "own, 16-16, 32-32, 64": ([(16, 3, 1)] * 2 + [(32, 3, 1)] * 2 + [(64, 3, 1)], 96),
+    "own, 3 x 3 and 1 x 1": ([(64, 3, 1), (128, 1, 1)] * 2, 112),
     "own, 3 x 3 and 5 x 5": ([(64, 3, 1), (64, 3, 1), (64, 5, 1)], 112),
-    "own, 5 x 5": ([(64, 5, 1), (64, 5, 1)], 112),
+    "own, 5 x 5": ([(64, 5, 1)] * 2, 112),
     "own, strides": ([(64, 3, 2), (128, 3, 2), (256, 3, 2)], 128),
 }
-OWN["own, 64-64, 128-128, 256-256"][0].extend([(256, 3, 2), (256, 3, 1)])
 CUTS = [f"block{i}_pool" for i in range(1, 6)]
 
 
@@ -60,11 +62,12 @@ def own_models(folder):
     for i, (name, (layers, side)) in enumerate(OWN.items()):
         keras.utils.set_random_seed(i)
         x = inputs = keras.Input((side, side, 3))
-        for n_filters, size, strides in layers:
-            x = keras.layers.Conv2D(
-                n_filters, size, strides, padding="same", activation="relu",
-                kernel_initializer="he_normal",
-            )(x)  # fmt: skip
+        for layer in layers:
+            if layer == "pool":
+                x = keras.layers.MaxPooling2D()(x)
+                continue
+            options = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+            x = keras.layers.Conv2D(*layer, **options)(x)
         path = os.path.join(folder, f"{i}.keras")
         keras.Model(inputs, x).save(path)
         yield name, path, {}, "last", side
@@ -91,9 +94,9 @@ def measure(graph, side, options):
     from sklearn_cnnfeat._network.engines.winograd import winograd_share
 
     result = {"share": winograd_share(graph)}
-    engines = {"openvino": OpenVINOEngine(graph, np.uint8, "float32", count_cores(), None)}
+    engines = {"openvino": OpenVINOEngine(graph, np.uint8, "float32", options.threads, None)}
     try:
-        engines["ncnn"] = NcnnEngine(NcnnNetwork(graph), count_cores())
+        engines["ncnn"] = NcnnEngine(NcnnNetwork(graph), options.threads)
     except TranslationError as error:
         return {**result, "problem": str(error)}
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
@@ -125,6 +128,9 @@ def main():
     parser.add_argument("--networks", nargs="*", choices=TEN, default=TEN, metavar="NAME")
     parser.add_argument("--no-own", action="store_true", help="leave out the own networks")
     parser.add_argument("--seconds", type=float, default=0.4, help="about how long a turn takes")
+    parser.add_argument(
+        "--threads", type=int, default=count_cores(), help="images at the same time"
+    )
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("SKLEARN_CNNFEAT_HOME", str(WORK / "home"))

@@ -224,7 +224,7 @@ def _check_engine():
                 )
             return "note", (
                 f"engine='auto' is OpenVINO on this machine. {problem} VGG16 and networks like it "
-                "take twice as long without it."
+                "take up to twice as long without it."
             )
         return "failed", (
             f"OpenVINO is installed but cannot be loaded ({problem}), so networks run on Keras. "

@@ -14,7 +14,7 @@ from sklearn_cnnfeat._network.conversion import TOLERANCE, difference, sample_pi
 from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork, import_ncnn
 from sklearn_cnnfeat._network.engines.ncnn_graph import TranslationError
 from sklearn_cnnfeat._network.engines.openvino import OpenVINOEngine
-from sklearn_cnnfeat._network.engines.winograd import prefers_ncnn
+from sklearn_cnnfeat._network.engines.winograd import MIN_CHANNELS, prefers_ncnn
 from sklearn_cnnfeat._network.runtime import check_process
 from sklearn_cnnfeat._network.spec import describe, installed_version
 
@@ -128,7 +128,7 @@ def _prefers(cut):
     kernels = [kernel.shape for layer in cut.record.layers for kernel in layer.kernels]
     # (3, 3, channels in, filters) in Keras, (filters, channels in, 3, 3) in ONNX and PyTorch.
     shapes = [shape for shape in kernels if len(shape) == 4 and shape.count(3) >= 2]
-    if not any(sum(n >= 16 for n in shape) >= 2 for shape in shapes):
+    if not any(sum(n >= MIN_CHANNELS for n in shape) >= 2 for shape in shapes):
         return False
     return prefers_ncnn(cut.read())
 

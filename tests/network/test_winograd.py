@@ -8,12 +8,12 @@ from sklearn_cnnfeat._network.engines.winograd import prefers_ncnn, winograd_sha
 
 
 def test_share_of_multiplications():
-    builder = Builder((8, 8, 16))
-    x = builder.convolution(builder.pixels, 32)  # 3 x 3, stride 1
+    builder = Builder((8, 8, 128))
+    x = builder.convolution(builder.pixels, 160)  # 3 x 3, stride 1
     y = builder.convolution(x, 16, 1)
     z = op.reduce_mean(builder.convolution(y, 16, strides=2), np.array([1, 2]), False)
-    of_winograd = 64 * 9 * 16 * 32
-    others = 64 * 32 * 16 + 16 * 9 * 16 * 16 + 16 * 10
+    of_winograd = 64 * 9 * 128 * 160
+    others = 64 * 160 * 16 + 16 * 9 * 16 * 16 + 16 * 10
     share = winograd_share(builder.model(builder.dense(z, 10)))
     assert share == pytest.approx(of_winograd / (of_winograd + others))
 
@@ -24,18 +24,19 @@ def test_share_of_multiplications():
     ids=str,
 )
 def test_other_convolutions_do_not_count(options):
-    builder = Builder((8, 8, 16))
-    assert winograd_share(builder.model(builder.convolution(builder.pixels, 16, **options))) == 0
+    builder = Builder((8, 8, 128))
+    assert winograd_share(builder.model(builder.convolution(builder.pixels, 128, **options))) == 0
 
 
-@pytest.mark.parametrize("channels, filters", [(15, 64), (64, 15)])
+@pytest.mark.parametrize("channels, filters", [(127, 256), (256, 127)])
 def test_few_channels_do_not_count(channels, filters):
     builder = Builder((8, 8, channels))
     assert winograd_share(builder.model(builder.convolution(builder.pixels, filters))) == 0
 
 
 def test_it_is_a_property_of_the_graph():
-    assert prefers_ncnn(plain_network(filters=(64, 64, 128)))
+    assert prefers_ncnn(plain_network(filters=(64, 128, 128)))
+    assert not prefers_ncnn(plain_network(filters=(64, 64, 64)))
     builder = Builder((32, 32, 3))
     x = builder.convolution(builder.pixels, 32, strides=2)
     x = builder.convolution(builder.convolution(x, 32, groups=32), 64, 1)
@@ -44,7 +45,7 @@ def test_it_is_a_property_of_the_graph():
 
 
 def test_images_of_any_size_stay_on_openvino():
-    builder = Builder((-1, -1, 16))
-    model = builder.model(builder.convolution(builder.pixels, 64))
+    builder = Builder((-1, -1, 128))
+    model = builder.model(builder.convolution(builder.pixels, 128))
     assert winograd_share(model) is None
     assert not prefers_ncnn(model)
