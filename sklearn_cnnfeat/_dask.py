@@ -1,6 +1,6 @@
-"""Work on a Dask cluster: collections of images lazily, many tasks one after the other.
+"""Lazy features of Dask collections, and tasks on a Dask cluster.
 
-The only room that imports Dask, and only where a caller brought a collection or a client of it.
+The only module that imports Dask, and only if the caller passes a collection or a client.
 """
 
 import math
@@ -18,8 +18,8 @@ import pandas as pd
 
 # Bytes of a pickled extractor that go through the scheduler. Dask itself warns from here on.
 _LARGEST_PICKLE = 10_000_000
-# Tasks that the scheduler knows at a time, for each thread of the workers: one that runs and some
-# to go on with. However many there are, neither it nor we hold more.
+# Tasks in the scheduler at a time, for each thread of the workers: one that runs and two that wait.
+# The bound keeps memory constant for any number of tasks.
 _AHEAD = 3
 # Seconds to wait for a scheduler, and for a first or another worker.
 _CONNECT = 10
@@ -102,7 +102,7 @@ def transform_lazily(extractor, X):
     Returns
     -------
     features : dask.array.Array of float32
-        One chunk a partition; as long as it where Dask knows its length.
+        One chunk per partition; its length is known if Dask knows the partition's.
     """
     import dask.array
     from dask.highlevelgraph import HighLevelGraph
@@ -133,7 +133,7 @@ def transform_lazily(extractor, X):
 
 def _kind(X):
     """Return which of Dask's collections `X` is."""
-    # By their modules: a `Delayed` answers to any attribute.
+    # Checked by module, because a `Delayed` has every attribute.
     package, _, module = type(X).__module__.partition(".")
     kind = "dataframe" if package == "dask_expr" else module.partition(".")[0]
     if kind in ("array", "bag", "dataframe"):
@@ -225,7 +225,7 @@ def connected(client):
 
 
 def check_workers(client, function):
-    """Raise where there is no worker, or one that lacks this package.
+    """Raise if there is no worker, or one that lacks this package.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def check_workers(client, function):
     module = function.__module__
 
     def find_problem():
-        # A function in a function is sent as code: it runs where this package is not.
+        # A nested function is sent as code, so it runs on workers without this package.
         import importlib
 
         try:
@@ -264,7 +264,7 @@ def check_workers(client, function):
         for address, problem in client.run(find_problem).items()
         if problem
     }
-    # Tasks pass through the scheduler, which must know their functions.
+    # Tasks pass through the scheduler, which must be able to import their functions.
     if problem := client.run_on_scheduler(find_problem):
         problems["the scheduler"] = problem
     if problems:
@@ -334,7 +334,7 @@ def run_tasks(client, function, common, jobs):
                 raise _lost_scheduler(client) from error
             yield result
     except CommClosedError as error:
-        # The scheduler went in the middle of a question to it.
+        # The connection to the scheduler was lost during a request.
         raise _lost_scheduler(client) from error
     finally:
         # After an error or an interrupt nothing goes on in the background.

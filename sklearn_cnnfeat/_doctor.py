@@ -1,4 +1,4 @@
-"""What is installed and whether it works: for bug reports, and for who has just installed it."""
+"""What is installed and whether it works: for bug reports, and for new installations."""
 
 import os
 import platform
@@ -39,13 +39,13 @@ _DEPENDENCIES = (
     *("scikit-learn", "numpy", "scipy", "pandas", "polars", "pillow", "joblib", "tensorflow"),
     *("keras", "openvino", "ncnn", "nncf", "onnx", "torch", "h5py", "matplotlib"),
 )
-# Variables that change what this package, or what it runs on, does.
+# Environment variables that affect this package or its dependencies.
 _VARIABLES = (
     *("SKLEARN_CNNFEAT_HOME", "SKLEARN_CNNFEAT_WEIGHTS", "KERAS_HOME", "KERAS_BACKEND"),
     "OMP_NUM_THREADS",
     *("CUDA_VISIBLE_DEVICES", "TF_ENABLE_ONEDNN_OPTS"),
 )
-# Of the largest value: what float32 leaves when sums are taken in another order.
+# Relative to the largest value: rounding of float32 when sums are taken in another order.
 _ROUNDING = 1e-5
 
 

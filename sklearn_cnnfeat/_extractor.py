@@ -27,7 +27,7 @@ from sklearn_cnnfeat._row_store import RowStore
 from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import EngineError, EngineWarning
 
-# Layers, of Keras and of ONNX, that rescale or normalize pixels, and those that may do anything.
+# Layers of Keras and ONNX that rescale or normalize pixels, or may do so.
 _NORMALIZING = frozenset(
     (
         *("Rescaling", "Normalization", "BatchNormalization", "LayerNormalization", "Lambda"),
@@ -70,29 +70,29 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """Turns images into the rows of one network; made by `fit`, shared by all who compute rows.
+    """Turns images into the rows of one network; made by `fit`, used wherever rows are computed.
 
-    Threads may share one. Those who need other settings take a copy: `dataclasses.replace` for
-    settings that change no number, `with_` for other layers of the same network.
+    Threads may share one. To change settings, make a copy: with `dataclasses.replace` for settings
+    that do not affect the numbers, with `with_` for other layers of the same network.
 
     Attributes
     ----------
     spec : NetworkSpec
         Network, layers, poolings and preprocessing.
     engine : {"auto", "openvino", "ncnn", "keras"}
-        What computes the network; after `opened` never "auto".
+        The engine; never "auto" after `opened`.
     image_spec : ImageSpec
-        What the network wants of each image; its size and channels are known after `opened`.
+        Size, channels and decoding of each image; size and channels are set by `opened`.
     reading : Reading
         How arrays become images.
     precision : {"float32", "bfloat16", "int8"}
         Arithmetic.
     model : keras.Model, default=None
-        The model, where it is an object.
+        The model, if the user passed an object.
     pooling, preprocessing : callable, default=None
         User-defined.
     calibration : sequence of images, default=None
-        Images for ``precision="int8"``, where there are other ones than those of `fit`.
+        Images for ``precision="int8"``; None for those of `fit`.
     cache : FeatureCache, default=None
         Where rows are kept.
     n_jobs, batch_size : int, default=None
@@ -108,7 +108,7 @@ class Extractor:
     is_lasting : bool
         Whether fingerprints mean the same numbers in every process, after `opened`.
     normalizes : bool
-        Whether the network itself rescales or normalizes pixels, as far as its layers tell, after
+        Whether the network itself may rescale or normalize pixels, judged by its layers; after
         `opened`.
     asked_engine : str, default=None
         What `engine` was before `opened`: other layers may have another engine.
@@ -137,12 +137,12 @@ class Extractor:
     # --- making one -------------------------------------------------------------------------------
 
     def opened(self, images=None):
-        """Return this extractor with all that is known of its network.
+        """Return this extractor with the attributes that depend on the opened network.
 
         Parameters
         ----------
         images : Images, default=None
-            What ``precision="int8"`` is calibrated on, where `calibration` is None.
+            Calibration images for ``precision="int8"`` if `calibration` is None.
         """
         network = self._open_network(images)
         check_precision(self.precision, network.engine)
@@ -164,7 +164,7 @@ class Extractor:
         Parameters
         ----------
         layers : sequence of str or int, default=None
-            Names, paths or indices; None keeps those that there are.
+            Names, paths or indices; None keeps the current ones.
         poolings : sequence of str or None, default=None
             One for each layer. User-defined poolings are left out.
         input_size : (int, int), default=None
@@ -215,7 +215,7 @@ class Extractor:
         )
 
     def calibration_images(self):
-        """Return the images that were given for the calibration of 8-bit arithmetic."""
+        """Return `calibration` as images."""
         try:
             return self.reading.images(self.calibration, self.on_error, check=False)
         except (TypeError, ValueError) as error:
@@ -231,7 +231,7 @@ class Extractor:
             return head.shape
         return apply_pooling(self.pooling, np.zeros(head.map_shape, np.float32)).shape
 
-    # --- what comes out of it ---------------------------------------------------------------------
+    # --- output -----------------------------------------------------------------------------------
 
     @property
     def layers(self):
@@ -281,7 +281,7 @@ class Extractor:
         return feature_names(self.column_origins())
 
     def column_origins(self):
-        """Return what names columns, for each layer: path, shape of its maps, pooling, length."""
+        """Return the parts of column names for each layer: path, map shape, pooling, length."""
         pooling = "callable" if self.pooling is not None else self.spec.poolings[0]
         return [
             (layer, maps, pooling, int(np.prod(shape)))
@@ -290,7 +290,7 @@ class Extractor:
 
     @property
     def fingerprints(self):
-        """What the rows of each layer depend on besides the image, as text."""
+        """For each layer, all that its rows depend on besides the image, as text."""
         return [
             self.spec.recipe(
                 head,
@@ -387,12 +387,12 @@ class Extractor:
                 np.float32 if self.preprocessing is not None else dtype,
                 self.precision,
                 n_threads or 1,
-                # Images of their own sizes do not go into one array.
+                # Images of different sizes cannot be stacked into a batch.
                 self.batch_size if self.input_size is not None else 1,
                 n_callers,
             )
         except EngineError as error:
-            # Keras' numbers differ in the last digits from those that may be stored already.
+            # No automatic fallback: Keras' numbers differ in the last digits from stored ones.
             raise EngineError(
                 f"{error} Fit with engine='keras' to compute it with Keras."
             ) from error
@@ -423,18 +423,18 @@ def _normalizes(layers):
             return True
         if layer.n_parameters:
             return False
-    # Nothing that was trained, or nothing is known.
+    # The network has no weights, or its layers are unknown.
     return True
 
 
 def callable_problem(owner):
     """Return why rows of an extractor or transformer with a user's callable cannot be kept."""
-    # Of a callable pooling the maps are kept, which come before it.
+    # A callable pooling is no problem: the cache keeps the maps before it.
     return "preprocessing is a callable" if callable(owner.preprocessing) else None
 
 
 def pickled_model(model):
-    """Return what stands for a Keras model or a PyTorch module in a pickle; others as they are."""
+    """Return what replaces a Keras model or a PyTorch module in a pickle; others unchanged."""
     if is_module(model):
         return pickled_module(model)
     if not is_keras_model(model):

@@ -1,4 +1,4 @@
-"""Files that are there with all of their content or not at all, and digests of content."""
+"""Write files atomically, and compute digests of content."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ def sync(path):
 
 
 def write_whole(path, content):
-    """Write a file that is either there with all of its content or not at all."""
+    """Write a file atomically: it has all of its content, or does not exist."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
         with open(temporary, "xb") as file:
@@ -41,9 +41,9 @@ def write_whole(path, content):
 
 @contextlib.contextmanager
 def replaced_whole(path, suffix):
-    """Yield the name of a file to be written in the place of `path`, which gets all of it or none.
+    """Yield the name of a temporary file that replaces `path` once it is complete.
 
-    For those who write a file by its name. A failure to write is told with `path`.
+    For writers that need a file name. Errors of writing name `path`.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=suffix)
     os.close(handle)

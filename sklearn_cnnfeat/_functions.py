@@ -1,4 +1,4 @@
-"""User-defined callables: their contracts, and how one is recognized after a change."""
+"""User-defined callables: check their output, and compute fingerprints that show changes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -39,9 +39,9 @@ def apply_pooling(function, maps):
 def describe_function(function):
     """Return text that changes with a function's own code and the values that it holds.
 
-    Such values are defaults, those of a closure, the arguments of `functools.partial`, and the
-    attributes of an object that is called. Among them, objects that cannot be called count by the
-    name of their class. Functions that it calls are not looked into.
+    Such values are defaults, values of a closure, the arguments of `functools.partial`, and the
+    attributes of an object that is called. Of these, objects that
+    are not callable count by the name of their class. Functions that it calls are not compared.
     """
     digest = hashlib.sha256()
     # Of the values that are being taken: a function may hold itself.
@@ -100,7 +100,7 @@ def _content(cell):
 
 
 def _settings_of(function):
-    """Return what sets an object that is called apart from others of its class."""
+    """Return what distinguishes a callable object from others of its class."""
     if hasattr(function, "get_config"):
         # The attributes of a layer of Keras change when it is used.
         try:

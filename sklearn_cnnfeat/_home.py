@@ -34,12 +34,12 @@ def home_folder():
 
 
 def networks_folder():
-    """Return the folder of compiled networks, there or not."""
+    """Return the folder of compiled networks, whether it exists or not."""
     return home_folder() / "networks"
 
 
 def features_folder():
-    """Return the folder of cached features that is used where none is named, there or not."""
+    """Return the default folder of cached features, whether it exists or not."""
     return home_folder() / "features"
 
 

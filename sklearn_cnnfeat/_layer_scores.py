@@ -24,7 +24,7 @@ from sklearn_cnnfeat._transformer import CNNFeatureTransformer, extractor_of
 from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import LayerNotFoundError
 
-# Layers that repeat others, or only pad or cut them.
+# Layers that copy, pad or crop the output of others.
 _NO_STAGES = ("Functional", "Sequential", "ZeroPadding2D", "Cropping2D")
 # Layers that join branches.
 _JOINS = ("Add", "Concatenate", "CustomScaleLayer")
@@ -172,7 +172,7 @@ def _searched_transformers(search, step):
 
 
 class _Facts:
-    """What layers are called, where they lie and how many features they give."""
+    """The names of layers, their positions and their numbers of features."""
 
     def __init__(self):
         self._positions = {}

@@ -1,7 +1,7 @@
 """The loop: images -> known rows, or pixels decoded in threads -> network -> rows into a sink.
 
-At any moment a few images per core are decoded and no more: memory does not depend on how many
-images there are.
+Only a few decoded images per core exist at any time, so memory does not depend on the number of
+images.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from sklearn_cnnfeat._images import first_few
 from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
 
-# Images decoded or being decoded, for each thread, before the network takes them.
+# Images per thread that are decoded, or being decoded, ahead of the network.
 _PREFETCHED = 4
 # Images looked up in the cache at once: few while images are being computed, perhaps by several
 # processes at the same time; more and more as long as all of them are found.
@@ -58,21 +58,21 @@ class Loop:
     images : Images
         What to compute.
     image_spec : ImageSpec
-        How the network wants them.
+        How they are decoded for the network.
     sink : Sink
         Where rows go.
     n_threads : int
-        Threads that read, decode and resize. With 0 the calling thread does so in between: together
-        with an engine that keeps one core busy, no more than one core is busy.
+        Threads that read, decode and resize. With 0 the calling thread does so between batches, so
+        that an engine on one core and the decoding together use no more than one core.
     on_error : {"raise", "nan", "record"}
-        What an unreadable image does: end the loop, or go to the sink as an error, with a warning
-        at the end ("nan") or without ("record").
+        What happens to an unreadable image: the loop raises, or passes the error to the sink, with
+        ("nan") or without ("record") a warning at the end.
     bar : tqdm
-        Moved on by one for each image.
+        Progress bar, advanced by one for each image.
     adapt : callable, default=None
         Applied to the pixels of each image.
     store : RowStore, default=None
-        Where rows are looked up before, and kept after, they are computed.
+        Cache in which rows are looked up, and to which computed rows are added.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ class Loop:
                 engine = open_engine()
                 engine.run(_batches(chain([first], readable), engine.batch_size), self._deliver)
         finally:
-            # After an error or an interrupt nothing continues in the background, and nothing that
-            # was computed is lost.
+            # After an error or an interrupt, no thread may continue, and computed rows must not be
+            # lost.
             if self._pool is not None:
                 self._pool.shutdown(wait=True, cancel_futures=True)
             if self._store is not None:
@@ -176,7 +176,7 @@ class Loop:
     def _write_known(self, positions):
         """Write the rows that are found without reading an image; return the other positions.
 
-        Where all rows are stored, as in most fits of a search, this is all: no thread is started.
+        If all rows are stored, as in most fits of a search, no thread is started at all.
         """
         others = []
         while positions:
@@ -191,7 +191,7 @@ class Loop:
         return others
 
     def _with_keys(self, chunks):
-        """Yield chunks with the keys of their images, which threads find once one is unknown."""
+        """Yield chunks with the keys of their images; threads compute them after the first miss."""
         chunks = iter(chunks)
         for chunk in chunks:
             keys = [self._images.known_key(i) for i in chunk]
@@ -212,7 +212,7 @@ class Loop:
         return keys
 
     def _with_copies(self, i):
-        """Return image `i` and all others of its content, which are thereby dealt with."""
+        """Return image `i` and all images with the same content, and forget them."""
         return [i, *self._copies.pop(self._keys.pop(i, None), ())]
 
     # --- pixels -----------------------------------------------------------------------------------
@@ -228,10 +228,10 @@ class Loop:
         return key, pixels if self._adapt is None else self._adapt(pixels)
 
     def _sort_out_unreadable(self, decoded):
-        """Yield (token, pixels) for readable images; deal with the others."""
+        """Yield (token, pixels) for readable images; raise or report the others."""
         for i, (key, pixels) in decoded:
             if key != self._keys.get(i, key):
-                # The file has changed since it was looked up: the others are no longer its copies.
+                # The file has changed since it was looked up: the others are no copies any more.
                 others = self._copies.pop(self._keys.pop(i), ())
                 yield from self._sort_out_unreadable((j, self._decode(j)) for j in others)
             if not isinstance(pixels, ImageError):
@@ -264,8 +264,8 @@ class Loop:
 class _Chunks:
     """Positions in chunks of a size that adapts to how many rows are found.
 
-    The workers of a search often want the same images at the same time: each begins elsewhere, and
-    finds what the others have kept when it gets there.
+    The workers of a search often need the same images at the same time. Each begins at another
+    position, and later finds the rows that the others have stored.
     """
 
     def __init__(self, positions):

@@ -54,12 +54,12 @@ def make_extractor(cnn, images=None, spec=None):
     return extractor
 
 
-# Digests of the networks that a hint was given for.
+# Digests of the networks for which a hint was printed.
 _hinted = set()
 
 
 def _hint_at_preprocessing(extractor):
-    """Say, once per network and process, that nothing happens to pixels where that is unusual."""
+    """Print a hint, once per network and process, if pixels are unexpectedly not preprocessed."""
     digest = extractor.spec.source.digest
     if extractor.normalizes or digest in _hinted:
         return
@@ -74,7 +74,7 @@ def _hint_at_preprocessing(extractor):
 
 
 def _hint_at_resizing(extractor):
-    """Say, once per network and process, that its makers resized images in another way."""
+    """Print a hint, once per network and process, if it was evaluated with other resizing."""
     own = _own_resizing(extractor.spec.source, extractor.model)
     key = "resizing", extractor.spec.source.digest
     if own is None or own[:2] == ("stretch", "bilinear") or key in _hinted:
@@ -176,7 +176,7 @@ def network_spec(cnn, images=None):
 
 
 def _own_preprocessing(source, model):
-    """Return what a network was trained with, as far as it says."""
+    """Return the preprocessing that a network was trained with, as far as it is known."""
     if foreign.is_foreign(source):
         return foreign.image_facts(source, model).normalization
     return find_architecture(source.name).preprocessing if source.kind == "zoo" else None
@@ -353,7 +353,7 @@ def check_formats(formats):
 
 def wants_cache(cnn):
     """Tell whether a transformer asks for a cache."""
-    # Equal and not the same: it may be NumPy's False.
+    # Compared by value, because it may be NumPy's False.
     return cnn.cache not in (None, False)
 
 

@@ -147,7 +147,7 @@ class _Pass:
     transformer : CNNFeatureTransformer
         One of those that share the pass.
     X : sequence of images
-        What it gets.
+        The images that it gets.
     specs : dict of NetworkSpec to None
         The settings, in the order in which they were found.
     """
@@ -183,7 +183,7 @@ def _plan(estimator, X, space):
 
 
 def _shared_work(name, transformer, spec):
-    """Return what transformers must have in common to share a pass."""
+    """Return a key that transformers must share to share a pass."""
     if spec.source.weights == "random" and not isinstance(transformer.random_state, Integral):
         raise ValueError(
             f"{_which(name)} has random weights (weights=None), which differ at each fit, so that "

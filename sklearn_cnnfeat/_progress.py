@@ -1,4 +1,4 @@
-"""Say what takes long, on the error stream, where a person may be looking."""
+"""Progress bars and messages on the error stream, for whatever takes long."""
 
 import sys
 
@@ -19,7 +19,7 @@ def progress(total, description, verbose, n_done=0, unit="image"):
 
 
 def announce(sentence, verbose):
-    """Print a sentence before a wait of seconds, even where `verbose` is 0 if a person looks on."""
+    """Print a message before a long step; with ``verbose=0`` only in an interactive session."""
     if verbose or sys.stderr.isatty() or "ipykernel" in sys.modules:
         # Not in the middle of a progress bar.
         tqdm.write(f"sklearn-cnnfeat: {sentence}", file=sys.stderr)

@@ -7,13 +7,13 @@ import numpy as np
 
 
 class Sink(Protocol):
-    """Takes the rows of images, in any order."""
+    """Receives the rows of images, in any order."""
 
     def write(self, i, rows):
         """Take the rows of image `i`, one array per head. Copy what is kept."""
 
     def fail(self, i, error):
-        """Take note that image `i` cannot be read."""
+        """Record that image `i` cannot be read."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class ArraySink:
 
 
 class NullSink:
-    """Rows that are wanted in the cache only.
+    """Discards rows, which are needed only in the cache.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class ShapedSink:
     Parameters
     ----------
     sink : Sink
-        Takes the rows in the end.
+        Receives the resulting rows.
     shapes : list of tuple
         Shape of what the network gives for each head.
     pool : callable, default=None

@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 
-# Rows and bytes of rows written at once, at most. Fewer are written as soon as the last write took
-# less than this part of the time since, or after so many seconds: other processes soon find what is
-# computed, and it is not lost if this process is killed.
+# Most rows, and bytes of rows, per write. Fewer are written if the last write took less than this
+# share of the time since then, or after so many seconds. Other processes then soon find computed
+# rows, and few are lost if this process is killed.
 _ROWS_PER_WRITE = 256
 _BYTES_PER_WRITE = 32 * 1024**2
 _WRITING_TIME = 0.04
@@ -72,7 +72,7 @@ class RowStore:
         keys = list(self._unwritten)
         for fingerprint, *rows in zip(self._fingerprints, *self._unwritten.values(), strict=True):
             self._cache.put_many(fingerprint, keys, np.stack([row.ravel() for row in rows]))
-        # Only now: after an interrupt in between they are written again.
+        # Cleared after the write: if it is interrupted, the rows are written again.
         self._unwritten, self._n_bytes = {}, 0
         end = time.perf_counter()
         self._next_write = end + min((end - start) / _WRITING_TIME, _LONGEST_PAUSE)

@@ -199,7 +199,7 @@ def _settings(estimator, space, n_iter=None, random_state=None):
         return {name: value for name, value in setting.items() if name in relevant}
 
     if n_iter is not None and isinstance(random_state, Integral):
-        # The very settings that the search will draw.
+        # Exactly the settings that the search will draw.
         return map(reduced, ParameterSampler(spaces, n_iter, random_state=random_state))
     spaces = [reduced(one) for one in spaces]
     for one in spaces:

@@ -1,4 +1,4 @@
-"""What a network is made of, as data frames."""
+"""Tables of the layers and filters of a network."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from sklearn_cnnfeat.exceptions import WeightsNotFoundError
 def layer_summary(model):
     """List the layers of a network, as ``CNNFeatureTransformer(layer=...)`` takes them.
 
-    Networks by name are listed whole, with their classifier, and without their weights, which
+    Networks by name are listed completely, with their classifier, and without their weights, which
     are neither downloaded nor held in memory.
 
     Parameters
@@ -26,7 +26,7 @@ def layer_summary(model):
     Returns
     -------
     layers : DataFrame
-        One row a layer that features can be taken from, in the order of computation:
+        One row per layer that features can be taken from, in the order of computation:
 
         - ``index``: what ``layer=`` takes as an integer; missing inside nested models and for
           layers used several times, which go by path;
@@ -87,13 +87,13 @@ def filter_summary(model):
     Returns
     -------
     filters : DataFrame
-        One row a kernel, in the order of computation:
+        One row per kernel, in the order of computation:
 
         - ``path``: the layer, as ``layer=`` takes it;
         - ``type``: class of the layer;
         - ``kernel``: name of the weights in the layer;
         - ``kernel_shape``: (height, width, channels in, filters), for depthwise convolutions
-          (height, width, channels in, filters a channel), for dense layers (inputs, units);
+          (height, width, channels in, filters per channel), for dense layers (inputs, units);
         - ``bias_shape``: (filters,), or None where there is no bias;
         - ``mean``, ``std``, ``min``, ``max``: of the kernel's numbers; missing, with a warning,
           where the weights of a network by name are not on this machine.

@@ -461,7 +461,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
     def _fit(self, X):
         """Fit to images, or to the first partition of a collection; return the images."""
         with self._unchanged_on_error():
-            # What an earlier fit was given, perhaps a data frame, no longer holds.
+            # These describe the `X` of an earlier fit.
             for name in ("n_features_in_", "feature_names_in_"):
                 vars(self).pop(name, None)
             X = _dask.first_images(X) if _dask.is_collection(X) else X
@@ -509,7 +509,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
         return X
 
     def _warn_of_changes(self):
-        """Warn of parameters that were changed after `fit` and act at the next one."""
+        """Warn of parameters that were changed after `fit` and take effect at the next one."""
         changed = [
             f"{name}={repr_(getattr(self, name))} (at fit: {repr_(value)})"
             for name, value in self._fitted_parameters.items()
@@ -574,7 +574,7 @@ class CNNFeatureTransformer(TransformerMixin, BaseEstimator):
 
 
 def extractor_of(transformer):
-    """Return the extractor of a fitted transformer, with the parameters that act at once."""
+    """Return the extractor of a fitted transformer, with the parameters that need no new `fit`."""
     check_is_fitted(transformer)
     extractor = transformer._extractor
     return replace(

@@ -1,4 +1,4 @@
-"""Warnings that point at the line of the user's program, however deep they arise."""
+"""Warnings that point at a line of the user's program, even from deep inside the package."""
 
 import sys
 import warnings

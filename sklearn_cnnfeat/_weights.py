@@ -1,4 +1,4 @@
-"""A folder of published weights to carry to where there is no internet."""
+"""Make a folder of published weights for machines without internet."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def pack_weights(models, folder, *, classifier=False, input_size=None):
     """Make a folder of published weights, to be used where there is no internet.
 
     Files that this machine has are copied, others are downloaded by Keras first. On Kaggle, a
-    dataset of the folder is found by itself once it is attached to a notebook; elsewhere the
+    dataset of the folder is found automatically once it is attached to a notebook; elsewhere the
     environment variable ``SKLEARN_CNNFEAT_WEIGHTS`` names the folder (or several, separated as in
     ``PATH``), which is searched with all that is in it.
 
@@ -45,7 +45,7 @@ def pack_weights(models, folder, *, classifier=False, input_size=None):
         Networks by name, as :func:`list_models` lists them.
 
     folder : str or os.PathLike
-        Where to. It is made where it is missing; files of earlier calls stay.
+        The destination, created if it is missing; files of earlier calls stay.
 
     classifier : bool, default=False
         Whether to pack the larger files as well, which layers of the classifier need, such as
@@ -58,7 +58,7 @@ def pack_weights(models, folder, *, classifier=False, input_size=None):
     Returns
     -------
     files : DataFrame
-        One row a file: ``model``, ``file`` (its name), ``n_bytes``, ``sha256``, ``source`` (the
+        One row per file: ``model``, ``file`` (its name), ``n_bytes``, ``sha256``, ``source`` (the
         path it was copied from) and ``path``.
 
     Raises
@@ -135,7 +135,7 @@ def _copy(source, path):
     """Copy a file; one of that name is there whole or not at all."""
     with replaced_whole(path, ".part") as temporary:
         shutil.copyfile(source, temporary)
-        os.chmod(temporary, 0o644)  # for whoever the folder is carried to
+        os.chmod(temporary, 0o644)  # readable for other users of the folder
 
 
 def _describe(folder, entries):

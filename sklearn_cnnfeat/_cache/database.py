@@ -1,15 +1,15 @@
 """An SQLite file that many processes share, and that may fail, fill up or be damaged.
 
-The rules of this room:
+Rules:
 
 * Rollback journal, never WAL: two processes that checkpoint at once can corrupt a WAL database in
   SQLite 3.7.0 to 3.51.2. A process killed at any point leaves each transaction whole or undone.
-* ``synchronous=NORMAL``: two flushes to the disk a transaction. After a power failure the last
+* ``synchronous=NORMAL``: two flushes to the disk per transaction. After a power failure the last
   transactions may be missing and, on disks that reorder writes across flushes, the file may be
   damaged. What is kept in it has to carry checksums of its own.
-* A damaged file of ours is renamed, never deleted, and a new one begun. A file of a later format or
-  of another program, or one that does not say whose it is, is not touched.
-* Pages of 4,096 bytes: at most half a page is lost a row, and rows of 100 KB are read and written
+* A damaged file of ours is renamed, never deleted, and a new one is started. A file of a later
+  format or of another program, or without a valid header, is not touched.
+* Pages of 4,096 bytes: at most half a page is lost per row, and rows of 100 KB are read and written
   about as fast as with larger pages.
 """
 
@@ -63,7 +63,7 @@ class FaultError(Exception):
 
 
 class Database:
-    """A file, opened when it is first needed, by one connection a process.
+    """A file, opened when it is first needed, by one connection per process.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Database:
                 except (sqlite3.DatabaseError, OSError, UnicodeDecodeError) as error:
                     self.close()
                     cause = _cause(error)
-                    # Once waited for in vain, a lock is not waited for again until it was free.
+                    # After one timeout, do not wait for a lock again until it has been free.
                     self._patience = 0.0 if cause == "locked" else _PATIENCE
                     if cause != "locked" and not is_last and self._is_replaced():
                         continue  # another process moved a damaged file aside: take the new one
@@ -267,7 +267,7 @@ def _identity(file):
 
 
 # SQLite connections must not be carried across a fork: they are closed before it, when no
-# statement is under way, and opened again by whoever needs them.
+# statement is running, and opened again when they are needed.
 _OPEN = weakref.WeakValueDictionary()
 _FORKING = threading.Lock()
 _held = []

@@ -28,7 +28,7 @@ from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import CacheWarning
 
 _COARSE = 600  # seconds; a use is noted down only when the last noted one is older than this
-_KEEP = 0.9  # the part of max_bytes that stays when old rows leave
+_KEEP = 0.9  # share of max_bytes that stays when old rows are removed
 _LARGEST_ROW = 10**9 - 10**6  # bytes; SQLite's limit less the room for the key
 _RECENT_BYTES = 64 * 1024**2  # of rows in memory, at most
 _LOOKED_UP = 500  # rows in a statement; SQLite takes 999 values
@@ -61,7 +61,7 @@ class FeatureCache:
     Computed rows are kept under the content of the image and a *recipe*, a text that names
     everything that changes a number. A row comes back with the very bits that went in, or not at
     all: the worst that a full disk, a lock or a damaged file can do is one `CacheWarning` for each
-    kind of fault, and features that are computed again.
+    kind of fault, and features that are recomputed.
 
     Parameters
     ----------
@@ -70,15 +70,15 @@ class FeatureCache:
         ``features`` in the folder for this package's files, which the environment variable
         ``SKLEARN_CNNFEAT_HOME`` names. A read-only folder can be read from.
     max_bytes : int, default=10 * 1024**3
-        Room on disk, at least a megabyte. When it is exceeded, the rows used longest ago leave
-        until a tenth is free.
+        Limit of disk space, at least a megabyte. When it is exceeded, the least recently used rows
+        are removed until a tenth is free.
 
     Notes
     -----
-    The file is ``features.sqlite``. Copy it while no one writes to move or to share a cache; take
-    caches only from those you trust, for the checksums tell damage, not forgery.
-    A file of a later format, or of another program, or without a header that says whose it is, is
-    left as it is and not used. A damaged cache is renamed to ``features.sqlite.corrupt-1``
+    The file is ``features.sqlite``. To move or share a cache, copy it while no process writes to
+    it. Use caches only from people you trust: checksums detect damage, not forgery.
+    A file of a later format, of another program, or without a valid header is left as it is and not
+    used. A damaged cache is renamed to ``features.sqlite.corrupt-1``
     (2, 3, ...) and a new one begun. Up to 64 MiB of rows that were read lately stay in memory until
     another process writes to the file.
 
@@ -93,8 +93,8 @@ class FeatureCache:
     >>> rows, digests = np.ones((2, 3), dtype=np.float32), [b"a" * 32, b"b" * 32]
     >>> out = np.zeros_like(rows)
     >>> with FeatureCache(folder.name) as cache:
-    ...     cache.put_many("mean colour", digests[:1], rows[:1])
-    ...     cache.get_many("mean colour", digests, out)
+    ...     cache.put_many("mean color", digests[:1], rows[:1])
+    ...     cache.get_many("mean color", digests, out)
     array([ True, False])
     >>> out
     array([[1., 1., 1.],
@@ -314,7 +314,7 @@ class FeatureCache:
         return self._attempt(count) or CacheInfo(self.path, self.max_bytes)
 
     def clear(self, recipe=None):
-        """Remove all rows, or those of one recipe, and give their room back to the disk.
+        """Remove all rows, or those of one recipe, and free their disk space.
 
         Parameters
         ----------

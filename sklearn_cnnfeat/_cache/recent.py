@@ -1,10 +1,10 @@
-"""Rows that were read lately, kept in memory within a bound."""
+"""Recently read rows in memory, up to a limit of bytes."""
 
 from collections import OrderedDict
 
 
 class RecentRows:
-    """Rows by key; those used longest ago leave first.
+    """Rows by key; the least recently used ones are removed first.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Shards put together in blocks for a file, and a file taken apart into shards."""
+"""Assemble shards into blocks for a file, and split a finished file into shards."""
 
 import bisect
 
@@ -10,7 +10,7 @@ from sklearn_cnnfeat._extract.shards import Shard
 
 
 def blocks(shards, records, errors, n_rows, skips):
-    """Yield the rows of all shards in blocks; what is yielded is used again for the next.
+    """Yield the rows of all shards in blocks; each block reuses the memory of the one before.
 
     Parameters
     ----------

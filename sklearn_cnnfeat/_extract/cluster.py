@@ -102,7 +102,7 @@ def compute_shard_on_worker(common, images, stamps, positions, first):
             f"{where} would compute other features than this run is about: {changes}. Install the "
             "same versions everywhere."
         )
-    # Reported at once: as errors of single images it would be misleading.
+    # Raised at once: reporting it as errors of single images would be misleading.
     known = [images.name(i) for i in positions if stamps[i].any()]
     if known and not any(map(os.path.exists, known)):
         raise FileNotFoundError(

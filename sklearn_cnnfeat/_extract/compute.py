@@ -8,8 +8,8 @@ from sklearn_cnnfeat.exceptions import EngineError
 def compute_shards(shards, extractor, images, stamps, positions, first=0, steps=None):
     """Compute some images and close the shards that are complete with them.
 
-    Whoever does this for the same images writes the same files: it may be done twice, at the same
-    time, or by a process on another machine that sees the folder.
+    The same images always give the same files, so several processes may do this at the same time,
+    also on another machine that sees the folder.
 
     Parameters
     ----------
@@ -42,5 +42,5 @@ def compute_shards(shards, extractor, images, stamps, positions, first=0, steps=
     except WriteError as error:
         raise explain(error.__cause__, shards.folder) from error
     except EngineError as error:
-        # `transform` would go on with Keras, whose numbers differ from those of earlier shards.
+        # No fallback to Keras as in `transform`: its numbers differ from those of earlier shards.
         raise EngineError(f"{error} Pass engine='keras' to compute it with Keras.") from error

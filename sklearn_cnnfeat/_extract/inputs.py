@@ -1,4 +1,4 @@
-"""What `extract` is called with, checked."""
+"""Check the arguments of `extract`."""
 
 import os
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ def read_labels(labels, n_images):
     if labels is None:
         return None, None, None
     values, names = labels
-    # A list of text and numbers would become text without a word.
+    # NumPy would silently convert a list of text and numbers to text.
     values = np.asarray(values, object if isinstance(values, (list, tuple)) else None)
     if values.shape != (n_images,):
         raise ValueError(
@@ -92,7 +92,7 @@ def read_labels(labels, n_images):
                 raise TypeError("target mixes text with other things. Make all of it text.")
         values = np.array(items)
     if values.dtype.kind == "U":
-        # Classes named after folders, too, may be no text that a file can hold.
+        # Classes are named after folders, whose names need not be valid text.
         found, codes = np.unique(values, return_inverse=True)
         found = np.array([as_text(name) for name in found.tolist()], object)
         names = found.tolist() if names is None else [as_text(str(name)) for name in names]

@@ -1,4 +1,4 @@
-"""One extraction: bound to a manifest, computed shard by shard, put together at the end."""
+"""One extraction: bound to a manifest, computed shard by shard, assembled at the end."""
 
 import json
 import os
@@ -89,7 +89,7 @@ class Job:
     client: object = None
 
     def run(self):
-        """Bring the file about; return the errors and the number of images computed."""
+        """Make the file; return the errors and the number of computed images."""
         if not self.workspace.folder.exists():
             found = self.output.find()
             if found is not None and self._is_finished(found):
@@ -120,7 +120,7 @@ class Job:
         return errors, n_computed
 
     def _is_finished(self, found):
-        """Tell whether nothing is left to be done; raise if the file is not what was asked for."""
+        """Return whether the file is complete; raise if it comes from another job."""
         self._check_manifest(found, f"{str(self.output.to)!r} was made")
         errors = errors_of(found)
         shards = self._shards()
@@ -164,7 +164,7 @@ class Job:
         return shards
 
     def _take_apart(self, shards, found):
-        """Go on with the rows of the finished file, unless some are missing."""
+        """Reuse the rows of the finished file, unless some are missing."""
         gaps = self.output.find_gaps(found)
         if gaps:
             announce(
@@ -206,7 +206,7 @@ class Job:
         )
 
     def _assemble(self, shards):
-        """Make the file of all shards; return the errors."""
+        """Assemble the file from all shards; return the errors."""
         errors = {}
         for number in range(len(shards)):
             closed = shards.peek(number)
@@ -244,7 +244,7 @@ class Job:
         )
 
     def _check_manifest(self, other, what):
-        """Raise if a finished or unfinished run was about something else."""
+        """Raise if a finished or unfinished run has another manifest."""
         size = other.get("part_size")
         if self.keeps_part_size and type(size) is int and size > 0:
             self.manifest["part_size"] = size

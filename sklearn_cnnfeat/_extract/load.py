@@ -1,4 +1,4 @@
-"""Features read back from the files that `extract` writes."""
+"""`load_features`: read the files that `extract` writes."""
 
 import contextlib
 import math

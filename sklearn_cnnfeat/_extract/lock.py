@@ -35,7 +35,7 @@ class Lock:
                 continue
             try:
                 _lock(self._file)
-            except (BlockingIOError, PermissionError):  # the second is Windows' word for it
+            except (BlockingIOError, PermissionError):  # PermissionError on Windows
                 self._file.seek(0)
                 holder = self._file.read().strip()
                 self._file.close()

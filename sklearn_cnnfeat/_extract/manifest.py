@@ -1,4 +1,4 @@
-"""What a file of features says about itself: its manifest, checked and compared with another."""
+"""The manifest of a file of features: made, parsed, validated and compared."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-# Raised whenever files are written in another way.
+# Increase it whenever the file format changes.
 VERSION = 1
 DTYPES = ("float32", "float16")
 ON_ERROR = ("raise", "skip", "nan")
@@ -122,7 +122,7 @@ def _is_texts_or_none(value):
 
 
 def _is_by_position(value):
-    """Tell whether something is text for positions, which JSON keeps as text as well."""
+    """Return whether a value maps positions, which JSON stores as text, to text."""
     return (
         isinstance(value, dict)
         and all(key.isascii() and key.isdecimal() for key in value)

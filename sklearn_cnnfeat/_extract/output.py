@@ -1,4 +1,4 @@
-"""The finished file, with what lies beside it: found, and replaced by a newer one."""
+"""The finished file and the files beside it: found, checked, and replaced by newer ones."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from sklearn_cnnfeat._files import sync
 
 
 class Output:
-    """The file that a job brings about.
+    """The file that a job makes.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Output:
         return None
 
     def find_gaps(self, found):
-        """Return the paths of what a finished file lacks, the table of errors left aside."""
+        """Return the paths that a finished file lacks, apart from the table of errors."""
         return self.form.find_gaps(self.to, found)
 
     def lacks_errors(self, found):

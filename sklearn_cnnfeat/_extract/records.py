@@ -1,4 +1,4 @@
-"""What is known of the images of a job besides their features: names, labels, errors, stamps."""
+"""The data of a job's images besides their features: names, labels, errors, stamps."""
 
 import hashlib
 import json
@@ -48,11 +48,11 @@ class Records:
         }
 
     def names(self, positions):
-        """Return what messages call some images."""
+        """Return the names of some images for messages."""
         return [self.images.name(position) for position in positions]
 
     def columns(self, positions, errors):
-        """Return what a file holds of some images beside their features."""
+        """Return the columns of some images besides their features."""
         columns = {}
         if self.has_paths:
             columns["path"] = [as_text(self.images.path(position)) for position in positions]
@@ -86,7 +86,7 @@ class Records:
         )
 
     def stamps(self, span):
-        """Return what tells whether images have changed: an array of a row per image."""
+        """Return the stamps, which show whether images have changed: one row per image."""
         if self._stamps is None:
             stamps = b"".join(map(self.images.stamp, range(len(self))))
             self._stamps = np.frombuffer(stamps, np.uint8).reshape(-1, STAMP)

@@ -28,8 +28,7 @@ class ShardSink:
     positions : sequence of int
         The images that will come. Other images of their shards are taken from the closed shard.
     first : int, default=0
-        Position, among all images, of the image that is told as number 0, and that `stamps` begins
-        with.
+        Position, among all images of the job, of image 0 of this sink and of `stamps`.
     """
 
     def __init__(self, shards, columns, stamps, positions, first=0):
@@ -53,7 +52,7 @@ class ShardSink:
             self._wait()
 
     def write(self, i, rows):
-        """Take the rows of image `i`, one a head."""
+        """Take the rows of image `i`, one per head."""
         position = self._first + i
         shard = self._shard_of(position)
         row = shard.rows[position % self._shards.part_size]
@@ -68,7 +67,7 @@ class ShardSink:
         self._done(position)
 
     def fail(self, i, error):
-        """Note down that image `i` cannot be read."""
+        """Record that image `i` cannot be read."""
         position = self._first + i
         shard = self._shard_of(position)
         shard.rows[position % self._shards.part_size] = np.nan

@@ -1,8 +1,8 @@
 """Rows on their way into a file: closed shards in a working folder, which survive any end of a run.
 
-A shard holds the rows of some hundred images that follow each other. It is written to a file of
-another name, flushed to the disk and renamed: a shard that is there is whole. Whoever computes
-shard number k of the same job writes the same bytes, so it does no harm if two do.
+A shard holds the rows of some hundred consecutive images. It is written to a temporary file,
+flushed to the disk and renamed, so a shard that exists is complete. Shard number k of a job always
+has the same bytes, so two processes may write it.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import numpy as np
 
 from sklearn_cnnfeat._files import UNFINISHED, write_whole
 
-STAMP = 16  # bytes that tell whether an image has changed
+STAMP = 16  # bytes that show whether an image has changed
 
 _MAGIC = b"cnnfeat part 1\n\0"
 
@@ -159,7 +159,7 @@ class Shards:
         return rows_start, stamps, errors
 
     def sweep(self):
-        """Remove what killed writers left behind; for whoever holds the lock."""
+        """Remove unfinished files of killed writers; the caller must hold the lock."""
         for path in self.folder.glob(f"*{UNFINISHED}"):
             with contextlib.suppress(OSError):
                 path.unlink()

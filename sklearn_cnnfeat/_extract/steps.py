@@ -33,7 +33,7 @@ class Steps:
         return _StepSink(self, sink)
 
     def apply(self, rows):
-        """Return what becomes of the rows of one image, one a head."""
+        """Return the transformed row of one image, given its rows, one per head."""
         for columns, values in zip(self._columns, rows, strict=True):
             self._row[0, columns] = np.ravel(values)
         return self._transform()

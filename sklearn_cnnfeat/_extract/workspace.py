@@ -1,4 +1,4 @@
-"""The working folder beside a file: a manifest, closed shards, and what is being put together."""
+"""The working folder beside a file: a manifest, closed shards, and the file being assembled."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ from sklearn_cnnfeat._extract.lock import Lock, LockedError
 from sklearn_cnnfeat._files import write_whole
 
 MANIFEST = "manifest.json"
-# There as soon as a finished file may be half replaced by a newer one.
+# Exists while a finished file is being replaced by a newer one.
 _REPLACING = "replacing"
 # A folder that is replaced.
 REPLACED = "replaced"
@@ -73,11 +73,11 @@ class Workspace:
         return next(self.folder.glob("part-*"), None) is not None
 
     def is_replacing(self):
-        """Tell whether a finished file may be half replaced."""
+        """Return whether a finished file may be half replaced."""
         return (self.folder / _REPLACING).exists()
 
     def begin_to_replace(self):
-        """Note down that a finished file may be half replaced from now on."""
+        """Record that a finished file may be half replaced from now on."""
         write_whole(self.folder / _REPLACING, [])
 
     def clear(self, only=""):

@@ -24,17 +24,17 @@ from sklearn_cnnfeat._images.urls import check_urls, is_url, read_url
 from sklearn_cnnfeat._text import first_few
 from sklearn_cnnfeat.exceptions import ImageError
 
-# Files are read into memory whole. Photographs are smaller than this.
+# Largest file that is read; a file is read into memory as a whole.
 _MOST_BYTES = 2 * 1024**3
 
-# A PIL image opened from a file reads it on first use, and the same object may stand in X twice.
+# A PIL image reads its file on first use, and X may hold the same object twice.
 _PIL_LOADING = threading.Lock()
 
 
 class Images:
-    """A sequence of images that are decoded on request: encoded ones, as bytes.
+    """A sequence of images that are decoded on request; this class is for encoded images (bytes).
 
-    Made by `as_images`; other kinds of images have a class of their own below.
+    `as_images` chooses the class. The subclasses below are for files, PIL images and arrays.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Images:
     index : pandas.Index or None
         Index of the Series or data frame that held the images.
     value_range : (float, float) or None
-        The values of black and white.
+        The values of black and white; None uses pixels as they are.
     data_format : {"channels_last", "channels_first"}
         Where arrays have their channels.
     """
@@ -63,7 +63,7 @@ class Images:
         return len(self._items)
 
     def name(self, i):
-        """Return what to call image `i` in messages."""
+        """Return the name of image `i` for messages."""
         return f"image {i}"
 
     def path(self, i):
@@ -71,7 +71,7 @@ class Images:
         return None
 
     def check(self):
-        """Raise an error if files are missing, before any time is spent on the others."""
+        """Raise an error if files are missing, before anything is computed."""
 
     def read(self, i):
         """Return image `i` undecoded: bytes, a PIL image or an array."""
@@ -100,7 +100,7 @@ class Images:
         return content_digest(raw, f"{self.dtype} {self._value_range} ")
 
     def key(self, i):
-        """Return the digest of image `i`, without reading a file that has not changed."""
+        """Return the digest of image `i`; an unchanged file is not read again."""
         return self.known_key(i) or self.read_with_key(i)[1]
 
     def read_with_key(self, i):
@@ -109,7 +109,7 @@ class Images:
         return raw, self.digest(raw)
 
     def known_key(self, i):
-        """Return the digest of a file that was read before and has not changed; None otherwise."""
+        """Return the digest of image `i` if it is known without reading the image; else None."""
         return None
 
     def decode(self, raw, spec, name):
@@ -179,7 +179,7 @@ class ImageFiles(Images):
         try:
             return read_url(path, _MOST_BYTES) if is_url(path) else _read_file(path)
         except ImportError:
-            # Nothing is wrong with the image.
+            # A package is missing, so the image itself may be readable.
             raise
         except Exception as error:
             raise image_error(path, error) from error
@@ -221,14 +221,14 @@ def _read_file(path):
 
 
 class PILImages(Images):
-    """Images of Pillow."""
+    """Pillow images."""
 
     def read(self, i):
         image = super().read(i)
         try:
             with _PIL_LOADING, quiet():
                 image.load()
-                orientation(image)  # Pillow parses and keeps it, which must not race either
+                orientation(image)  # Pillow parses and caches EXIF data, also not thread-safe
         except Exception as error:
             raise image_error(self.name(i), error) from error
         return image

@@ -26,7 +26,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 def check_rows(data, image):
     """Raise an error if a PNG file holds fewer rows than its header promises.
 
-    Pillow is content with compressed data that end too soon, as long as they end properly.
+    Pillow accepts compressed data with too few rows if the compressed stream ends properly.
     """
     width, height = image.size
     interlaced = data[28]

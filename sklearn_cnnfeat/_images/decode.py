@@ -21,7 +21,7 @@ _WHITE_IS = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
 
 def decode_image(image, spec, value_range):
     """Return the pixels of an encoded image or a PIL image: (height, width, channels)."""
-    # One name for all stages, so that each is freed as soon as the next is there.
+    # All stages share one name, so that each is freed as soon as the next one exists.
     with quiet():
         if isinstance(image, bytes):
             image = _open(image, spec)
@@ -45,7 +45,7 @@ def decode_array(pixels, spec, value_range, data_format):
     elif data_format == "channels_first":
         pixels = np.moveaxis(pixels, 0, -1)
     pixels = pixels[:, :, :3]  # no alpha
-    # Whatever the other images in `X` are: how an image is resized must not depend on them.
+    # Decided for each image: how it is resized must not depend on the other images in `X`.
     if value_range is not None or not _is_eight_bit(pixels):
         height, width, channels = pixels.shape
         return _decode_floats(
@@ -74,7 +74,7 @@ def _decode_floats(rows, size, channels, spec, value_range):
         wanted = [slice(i, i + 1) for i in range(channels)]
     width, height = size
     pixels = np.empty((spec.height or height, spec.width or width, len(wanted)), np.float32)
-    # One channel at a time, and each in strips, for the sake of memory.
+    # One channel at a time, and each in strips, to save memory.
     for i, channel in enumerate(wanted):
         values = (
             (top, _scale(rows(top, bottom)[:, :, channel], value_range))
@@ -110,8 +110,8 @@ def _scale(pixels, value_range):
 def _open(data, spec):
     """Decode an encoded image as `PIL.Image.open` does, but within `spec.max_pixels`.
 
-    The limit of `PIL.Image.open` belongs to the whole process: `max_pixels` could not exceed it,
-    and a warning would come at half of it.
+    The limit of `PIL.Image.open` is process-wide: `max_pixels` could not exceed it, and Pillow
+    warns at half of it.
     """
     if not data:
         raise ValueError("it is empty")
@@ -144,7 +144,7 @@ def _open(data, spec):
 def _read_header(reader, data):
     try:
         return reader(io.BytesIO(data))
-    except SyntaxError as error:  # what Pillow says of a header that makes no sense
+    except SyntaxError as error:  # Pillow's error for a header that makes no sense
         if isinstance(error.__cause__, TypeError):
             # Pillow turns errors of its own code into it as well.
             raise ValueError(f"Pillow cannot read its header (TypeError: {error})") from error
@@ -152,7 +152,7 @@ def _read_header(reader, data):
 
 
 def _reduce(image, data, spec):
-    """Let the JPEG decoder halve a large picture, as often as it stays larger than is needed."""
+    """Let the JPEG decoder halve a large image as long as it stays larger than needed."""
     frame = find_frame(data)
     if frame is None or frame.is_lossless:
         # libjpeg decodes these at full size only, into a buffer for the reduced size.

@@ -1,9 +1,9 @@
-"""From whatever goes wrong with an image to an `ImageError`."""
+"""Turn any exception of reading or decoding an image into an `ImageError`."""
 
 from sklearn_cnnfeat._versions import check_loaded
 from sklearn_cnnfeat.exceptions import ImageError
 
-# What mismatched parts of Pillow raise, and damaged files seldom.
+# Mismatched versions of Pillow's parts raise these; damaged files rarely do.
 _FAULTS_OF_CODE = (AttributeError, ImportError, NameError, TypeError)
 
 
@@ -13,15 +13,14 @@ def image_error(name, error):
     Parameters
     ----------
     name : str
-        What the image is called.
+        Name of the image in messages.
     error : Exception
         What was raised while the image was read or decoded.
 
     Raises
     ------
     ImportError
-        If Pillow was replaced since this process had loaded it, because then nothing is known of
-        the image.
+        If Pillow was replaced after this process had loaded it: then the image may be fine.
     """
     if isinstance(error, _FAULTS_OF_CODE) or isinstance(_origin(error), _FAULTS_OF_CODE):
         check_loaded({"PIL": "pillow"})

@@ -45,7 +45,7 @@ def load_image_folder(path, *, extensions=EXTENSIONS):
 
     See Also
     --------
-    load_image_table : The same for labels that stand in a table.
+    load_image_table : The same for labels in a table.
 
     Examples
     --------
@@ -144,7 +144,7 @@ def find_images(path, *, extensions=EXTENSIONS):
 def load_image_table(table, path, target, *, folder=None, extension=""):
     """List the images and labels that stand in two columns of a table.
 
-    Nothing but the table is opened: the data are paths, which `CNNFeatureTransformer` reads when
+    Only the table is opened: the data are paths, which `CNNFeatureTransformer` reads when
     it needs them.
 
     Parameters

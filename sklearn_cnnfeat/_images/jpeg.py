@@ -1,4 +1,4 @@
-"""The structure of JPEG files, which tells damage and danger before they are decoded."""
+"""Parse the structure of JPEG files, to find damage and dangerous headers before decoding."""
 
 import re
 import struct
@@ -11,11 +11,11 @@ _FRAMES = tuple(marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0
 _BASELINE, _EXTENDED, _LOSSLESS = 0xC0, 0xC1, 0xC3
 _PROGRESSIVE = (0xC2, 0xCA)
 
-# In place of the marker at the end of a JPEG file: 64 bits of what no Huffman code begins with.
+# Replaces the end marker of a JPEG file: 64 bits with which no Huffman code begins.
 _NO_END = b"\xff\x00" * 8
 # The next marker in compressed data, where 255 is followed by 0 and restarts may stand.
 _NO_FILL = re.compile(rb"[^\xff]")
-# Encoders write about ten; each takes time for all pixels, even if it takes no room in the file.
+# Encoders write about ten; each scan takes time for all pixels, even if it has hardly any bytes.
 _MOST_SCANS = 100
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 

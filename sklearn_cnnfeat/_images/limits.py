@@ -1,12 +1,12 @@
-"""Refuse pictures from their header if decoding them would take too much memory."""
+"""Refuse images by their header if decoding them would take too much memory."""
 
 from sklearn_cnnfeat._images.jpeg import find_frame
 
-# What one of `max_pixels` may take, whatever kind of file it comes from: the picture as Pillow
-# keeps it (4 bytes), and a turned or converted copy.
+# Bytes of memory per pixel of `max_pixels`, for all formats: the image in Pillow (4 bytes), and a
+# rotated or converted copy.
 BYTES_A_PIXEL = 8
 _PICTURE = 4
-# libwebp keeps two pictures, and hands over a third.
+# libwebp keeps two copies of the image, and returns a third.
 _WEBP = 4 * _PICTURE
 # TIFF's tag for the bits of each channel.
 _BITS = 258

@@ -1,4 +1,4 @@
-"""From the modes of Pillow to RGB or gray."""
+"""Convert images from all modes of Pillow to RGB or gray."""
 
 import numpy as np
 from PIL import Image
@@ -48,7 +48,7 @@ def _is_wide(image):
 
 def _convert(image, mode):
     """Return an image of 8 bits in another mode, without its transparency."""
-    # Pillow would try to carry it over, and warns or fails where it cannot.
+    # Otherwise Pillow tries to convert the transparency too, and warns or fails if it cannot.
     image.info.pop("transparency", None)
     if image.mode in _HALFWAY:
         image = image.convert(_HALFWAY[image.mode])
@@ -56,7 +56,7 @@ def _convert(image, mode):
 
 
 def _find_divisor(image):
-    """Return what brings a gray image of more than 8 bits to 8.
+    """Return the function that converts a gray image of more than 8 bits to 8.
 
     16-bit modes are divided by 257, so that white stays white (Pillow would clip them). The 32-bit
     modes do not say what white is: values up to 255 are taken as they are, others as 16 bits.

@@ -19,7 +19,7 @@ ON_SIDE = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
 def orientation(image):
     """Return the operation that turns the image upright; None if it is upright."""
-    # EXIF data may hold anything, and Pillow raises all kinds of errors for it.
+    # EXIF data may be damaged in any way, and Pillow raises many kinds of errors for it.
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:

@@ -1,4 +1,4 @@
-"""What depends on the version of Pillow: its C library, its known flaws, its warnings."""
+"""Workarounds that depend on the version of Pillow: its C library, known flaws, warnings."""
 
 import ctypes
 import logging
@@ -73,7 +73,7 @@ class _LibtiffMessages:
         try:
             self._set_handler = prototype(("TIFFSetErrorHandler", ctypes.CDLL(Image.core.__file__)))
         except (AttributeError, OSError):
-            # Where libtiff is linked into Pillow, as on Windows, it has no name of its own.
+            # If libtiff is linked statically into Pillow, as on Windows, it cannot be looked up.
             self._set_handler = None
 
     def __enter__(self):

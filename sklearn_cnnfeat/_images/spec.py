@@ -1,4 +1,4 @@
-"""What a network wants of each image."""
+"""How images are decoded for a network: size, channels, filters, limits."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ MOST_PIXELS = 178_956_970
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What a network wants of each image.
+    """How images are decoded for a network.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class ImageSpec:
     crop: float | None = None
 
     def fingerprint(self):
-        """Return text that changes with whatever changes a pixel."""
+        """Return text that differs whenever decoding could give other pixels."""
         return (
             f"pixels {DECODER_VERSION}; {self.height}x{self.width}x{self.channels}; {self.resize}; "
             f"{self.interpolation}; {self.decode}; pillow {DECODER}; "

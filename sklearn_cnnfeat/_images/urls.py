@@ -10,9 +10,9 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
 _LOCAL = ("file://", "local://")
 _HTTP = ("http", "https")
 
-# The protocols that a list of URLs may use, whoever wrote the list. Others can open local files
-# and programs' sockets (reference, git), log in with the user's keys (ssh) or copy whole files
-# without a limit (simplecache).
+# The protocols that an untrusted list of URLs may use. Others can open local files and sockets of
+# programs (reference, git), log in with the user's keys (ssh) or copy whole files without a limit
+# (simplecache).
 PROTOCOLS = (
     *_HTTP,
     *("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf"),
@@ -149,10 +149,10 @@ def _check_archive(url):
 def _read_stream(system, path, most_bytes):
     """Return at most `most_bytes` and one byte of a file behind HTTP.
 
-    Servers may ignore that only a range is asked for, so the answer is read in pieces.
+    Servers may ignore the requested range, so the answer is read in pieces.
     """
     content = bytearray()
-    # The size is for fsspec alone, which otherwise asks for it with a request of its own.
+    # Giving fsspec a size saves the request by which it would ask for it.
     with system.open(path, "rb", block_size=0, size=1) as file:
         while len(content) <= most_bytes and (
             piece := file.read(min(_PIECE, most_bytes + 1 - len(content)))

@@ -1,1 +1,1 @@
-"""From a network's name or file to a compiled program that turns pixels into rows."""
+"""From a network's name or file to a compiled network that turns pixels into rows."""

@@ -1,4 +1,4 @@
-"""Which axes of a layer's output are height, width and channels, told by inputs of other sizes.
+"""Find which axes of a layer's output are height, width and channels, by inputs of other sizes.
 
 Networks keep their maps channels first, channels last, or both in turn, and some outputs of four
 dimensions are not maps at all: attention weights, heads side by side. The height is the axis that
@@ -31,7 +31,7 @@ def find_axes(shape, taller, wider, likely=None):
         The same for an image of a larger height and of a larger width; None where the network
         takes no other sizes.
     likely : tuple of int, default=None
-        The order of the axes where the type of the layer tells it.
+        The order of the axes, if the type of the layer determines it.
     """
     if len(shape) == 1:
         return Axes((0,))
@@ -44,7 +44,7 @@ def find_axes(shape, taller, wider, likely=None):
 
 
 def _changes(shape, other):
-    """Return the axes whose length is another one; None where that is unknown."""
+    """Return the axes whose lengths differ; None if they are unknown."""
     return None if other is None else [i for i, n in enumerate(shape) if other[i] != n]
 
 
@@ -66,7 +66,7 @@ def _find_map_axes(shape, grown, likely):
         return Axes(None, "an output of four dimensions that is not a map")
     if likely is not None:
         return Axes(likely)
-    # Maps that do not grow, behind adaptive pooling for example, of a single position.
+    # Maps that do not grow, such as those of a single position after adaptive pooling.
     if height == width == [] and shape[1:] == (1, 1):
         return Axes(CHANNELS_FIRST)
     if height == width == [] and shape[:2] == (1, 1):

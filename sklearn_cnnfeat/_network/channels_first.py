@@ -1,4 +1,4 @@
-"""Bring the graph of a channels-first front end to what `Converted` promises."""
+"""Convert the graph of a channels-first front end to a `Converted` with channels last."""
 
 import numpy as np
 

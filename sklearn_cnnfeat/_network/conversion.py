@@ -1,4 +1,4 @@
-"""From a Keras model to a whole network on OpenVINO: what runs in the process of Keras."""
+"""Convert a model to a whole OpenVINO network: the code that runs in the converting process."""
 
 import os
 from contextlib import nullcontext
@@ -36,10 +36,10 @@ from sklearn_cnnfeat._network.spec import Head, Source, describe
 from sklearn_cnnfeat._network.tokens import with_grids
 from sklearn_cnnfeat._network.zoo import find_architecture
 
-# Largest difference to the framework's own numbers, relative to the largest of them, that is put
-# down to the rounding of float32.
+# Largest difference to the framework's own numbers, relative to the largest of them, that counts
+# as rounding of float32.
 TOLERANCE = 1e-3
-# An untrusted file may take so many bytes of memory, and so many times its own size on top.
+# Limit of memory for an untrusted file: these bytes plus this many times its own size.
 _FREE_BYTES, _LARGEST_RATIO = 2 * 1024**3, 4
 
 
@@ -73,7 +73,7 @@ class Job:
 
 def convert(job):
     """Convert a network; return its record as plain values. The graph is in the job's folder."""
-    import_keras()  # it takes gigabytes of addresses, which the file shall not be charged with
+    import_keras()  # takes gigabytes of address space, which must not count towards the limit
     with _memory_limit(job):
         model = _load(job)
         return convert_model(model, job.source, job.input_size, job.folder)
@@ -101,7 +101,7 @@ def convert_model(model, source, input_size, folder):
     converted, run, name = _front_end(model, source, record.input_shape)
     paths = layers_to_compare(record.layers, converted.outputs)
     pixels = sample_pixels(record.input_shape)
-    # Before the graph is changed, for the reference may share it.
+    # Computed before the graph is changed, because the reference may share it.
     expected = run(pixels, paths)
     try:
         permutations = _simplify(converted)
@@ -122,7 +122,7 @@ def convert_model(model, source, input_size, folder):
 
 
 def _simplify(converted):
-    """Change a graph to what is stored; return where each layer is, with its permutation."""
+    """Simplify a graph for storage; return where each layer is, with its permutation."""
     outputs = drop_identities(converted.model, converted.outputs)
     carried = carry_transpositions(converted.model, outputs)
     outputs = {path: output for path, (output, _) in carried.items()}
@@ -131,7 +131,7 @@ def _simplify(converted):
 
 
 def describe_model(model, source, input_size):
-    """Return the record of a Keras model, without what only its conversion tells."""
+    """Return the record of a Keras model, without the entries that need a conversion."""
     shape = _choose_input_shape(check_input(model, describe(source)), source, input_size)
     size = None if input_size is None else shape[:2]
     layers = list_layers(model, source, size)
@@ -244,7 +244,7 @@ def describe_named(source, input_size):
 
 
 def sample_pixels(input_shape, n_images=2):
-    """Return smooth noise over the whole range: every layer sees something like a photograph."""
+    """Return smooth noise over the whole range, similar to a photograph."""
     height, width, channels = (side or 64 for side in input_shape)
     coarse = np.random.default_rng(0).uniform(0, 255, (n_images, 8, 8, channels))
     rows = np.linspace(0, 7, height).round().astype(int)
@@ -260,7 +260,7 @@ def layers_to_compare(layers, outputs):
 
 
 def reason_to_refuse(computed, expected, source):
-    """Return why OpenVINO's numbers are not to be trusted; None where they are the framework's."""
+    """Return why OpenVINO's numbers are wrong; None if they equal the framework's."""
     differences = [
         difference(numbers.reshape(reference.shape), reference)
         for numbers, reference in zip(computed, expected, strict=True)

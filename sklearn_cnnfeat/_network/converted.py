@@ -1,4 +1,4 @@
-"""What every front end makes of a network: one OpenVINO graph, and where its layers are in it."""
+"""The result of every front end: one OpenVINO graph, and where its layers are in it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class Converted:
         The value of each layer by its path, in logical order: (n, height, width, channels),
         (n, length) or (n, tokens, width).
     last : str, default=None
-        Path of the last layer before the classifier, where the layers themselves do not tell.
+        Path of the last layer before the classifier, if the layers do not determine it.
     """
 
     model: Any

@@ -1,4 +1,4 @@
-"""Conversion seen from the user's process: which process of Keras does it, and what comes back."""
+"""Start conversions from the user's process: choose the converting process, return its results."""
 
 import importlib.util
 import sys
@@ -29,16 +29,16 @@ from sklearn_cnnfeat.exceptions import (
 # Keras on its OpenVINO backend needs neither TensorFlow nor a second of importing it.
 _PREFERRED = ("openvino", "tensorflow")
 _QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-# Keras imports these if they are installed; for a graph it takes a second and 500 MB less without.
+# Keras imports these if they are installed; conversion needs a second and 500 MB less without them.
 _SUPERFLUOUS = ("tensorflow", "matplotlib", "pandas", "sklearn")
 # Errors that another backend would raise as well.
 _FINAL = (UntrustedModelError, WeightsNotFoundError, ProcessEndedError, MemoryError)
-# What a backend says of a network that it lacks a part for; files with own classes are its too.
+# Errors of a backend that does not support a network, including files with custom classes.
 _NOT_TAKEN = (UnsupportedLayersError, NotImplementedError, ModelFileError)
 
 
 def convert(source, input_size, folder, model=None):
-    """Convert a network in a process of its own.
+    """Convert a network in a separate process.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def _run(function, args, source, backends):
         except _FINAL:
             raise
         except Exception as error:
-            # What one backend does not take, the other may; if not, its error is the one to see.
+            # The other backend may support it; if not, its error is the one to raise.
             failures[backend] = error
     try:
         result = keras_process(last).run(function, *args)
@@ -152,7 +152,7 @@ def download_weights(source, input_size):
     found = find_weights(architecture, source.include_top, input_size)
     if found.path is not None:
         return found.path
-    # Keras puts them into the folder that it has been told when it was imported.
+    # Keras puts them into the folder that was configured when it was imported.
     process = KerasProcess({**_QUIET, "KERAS_BACKEND": "openvino"})
     try:
         return process.run(keras_models.download_weights, source, input_size, found)

@@ -1,4 +1,4 @@
-"""Model files of other kinds and of other versions of Keras: what each is, and what to do."""
+"""Recognize model files of other kinds and of other Keras versions, and say what to do."""
 
 import re
 

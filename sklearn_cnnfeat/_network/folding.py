@@ -1,10 +1,10 @@
 """Fold batch normalization into the convolution or dense layer before it, once, in the graph.
 
-OpenVINO folds it when it compiles, but only if nobody else reads the convolution. So the bits of a
-row would depend on which other layers are asked for beside it. Here every value gets a branch of
-its own: a scaled convolution has a scaled kernel, and its raw output, if somebody wants that, comes
-from the convolution as it was. The kernel itself stays in the graph once; OpenVINO multiplies it
-with the scale when it compiles.
+OpenVINO folds it when it compiles, but only if nothing else reads the output of the convolution.
+The bits of a row would then depend on which other layers are requested. Here every value gets its
+own branch: a scaled convolution has a scaled kernel, and its raw output, if requested, comes from
+the original convolution. The graph holds the kernel once; OpenVINO multiplies it with the scale
+when it compiles.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ _CHANNEL_AXES = {
 }
 # With these OpenVINO does not join what follows.
 _ON_THEIR_OWN = {"Concat", "MaxPool", "AvgPool", "Parameter"}
-# What is longer does not hold one number for each channel.
+# A longer constant does not hold one number for each channel.
 _MOST_CHANNELS = 100_000
 
 
@@ -236,7 +236,7 @@ def _float32(values):
 
 
 def _normalized(data, scale, shift):
-    """Return data * scale + shift with bits that do not depend on who else reads the data.
+    """Return data * scale + shift with bits that do not depend on other readers of the data.
 
     Behind a convolution, OpenVINO would multiply and add as the convolution ends, in two roundings,
     if nobody else reads what is between, and in one rounding otherwise. A convolution of each

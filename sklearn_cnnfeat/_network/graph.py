@@ -1,6 +1,6 @@
-"""Cuts of a whole network: preprocessing before it, the wanted layers, their poolings behind.
+"""Cuts of a whole network: preprocessing, the requested layers, and their poolings.
 
-Written once, in OpenVINO operations, for networks of all frameworks. A cut takes milliseconds.
+They are OpenVINO operations, the same for networks of all frameworks. A cut takes milliseconds.
 """
 
 import math
@@ -12,7 +12,7 @@ from sklearn_cnnfeat._network.pooling import pool
 from sklearn_cnnfeat._network.runtime import import_openvino, import_operations
 from sklearn_cnnfeat._network.spec import Normalization
 
-# What tensors of layers are called in a whole network, with the path of the layer behind it.
+# Prefix of the names of layers' tensors in a whole network; the path of the layer follows.
 LAYER_PREFIX = "layer:"
 _PIXELS = "pixels"
 # Operations that show the same numbers in another shape.

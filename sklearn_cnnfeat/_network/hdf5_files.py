@@ -1,4 +1,4 @@
-"""What is in an HDF5 file of weights: only arrays, each in the file itself, none too long."""
+"""Check that an HDF5 file of weights holds only arrays, each in the file itself, none too long."""
 
 import math
 import struct

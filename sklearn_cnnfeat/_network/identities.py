@@ -1,4 +1,4 @@
-"""Operations of a graph that change nothing are taken out."""
+"""Remove operations of a graph that change nothing."""
 
 from sklearn_cnnfeat._network.runtime import import_openvino
 

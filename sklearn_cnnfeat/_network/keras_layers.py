@@ -1,7 +1,7 @@
-"""The layers of a Keras model: walked through in the order of computation, nested models included.
+"""List and call the layers of a Keras model in the order of computation, nested models included.
 
-What this package uses of Keras' private interface is in this file: `Function._run_through_graph`
-and `Function._nodes_by_depth`, which alone tell how the layers of a model are connected, and
+Only this file uses private members of Keras: `Function._run_through_graph` and
+`Function._nodes_by_depth`, the only way to find out how layers are connected, and
 `Sequential._functional`, which is such a graph.
 """
 

@@ -1,4 +1,4 @@
-"""Keras models that live in the user's process: what they are, and how they travel to others."""
+"""Keras models in the user's process: their digests, and how they are sent to other processes."""
 
 import hashlib
 import json
@@ -14,8 +14,8 @@ from sklearn_cnnfeat._network.keras_layers import functional
 from sklearn_cnnfeat._network.keras_models import import_keras
 from sklearn_cnnfeat._network.model_configs import REFUSED_LAYERS
 
-# What Keras writes as a class in configurations and is none, such as the tensors between the layers
-# of a functional model.
+# Entries that Keras writes like classes in configurations, but that are none, such as the tensors
+# between the layers of a functional model.
 _PLAIN = ("__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__")
 
 
@@ -83,7 +83,7 @@ def has_lasting_identity(model):
 
 
 class PickledModel:
-    """A Keras model on its way to another process, which loads it once however often it comes."""
+    """A Keras model in a pickle; the other process loads it once, however often it is unpickled."""
 
     _written: ClassVar = weakref.WeakKeyDictionary()
     _read: ClassVar = weakref.WeakValueDictionary()
@@ -120,7 +120,7 @@ class PickledModel:
 
 
 def load_saved(path, classes):
-    """Return a model that was saved by whoever runs this program, with classes of their own."""
+    """Return a model that the user of this program has saved, with custom classes."""
     keras = import_keras()
     return keras.saving.load_model(path, custom_objects=classes, compile=False, safe_mode=False)
 

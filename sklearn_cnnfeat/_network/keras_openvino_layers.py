@@ -1,6 +1,6 @@
 """Which layers Keras' OpenVINO backend computes as TensorFlow does: one table.
 
-The tests hold every pair of a layer and an option against TensorFlow. What is not in the table is
+The tests compare every pair of a layer and an option with TensorFlow. What is not in the table is
 left to TensorFlow, because the backend is wrong for it, fails, or was not compared:
 
 - ``Resizing`` bicubic, Lanczos, antialiased, and with a crop or padding to the aspect ratio;

@@ -1,6 +1,6 @@
 """Front end: a Keras model on TensorFlow, frozen once with the output of every layer.
 
-It takes whatever TensorFlow can trace: custom and `Lambda` layers, operations of ``tf.``,
+It converts everything that TensorFlow can trace: custom and `Lambda` layers, operations of ``tf.``,
 subclassed models.
 """
 
@@ -77,12 +77,12 @@ def limit_threads():
     """Keep TensorFlow to the share of cores that joblib gives this process."""
     import tensorflow as tf
 
-    # TensorFlow does not look at OMP_NUM_THREADS, by which joblib gives each worker its share.
+    # joblib sets OMP_NUM_THREADS for each worker, and TensorFlow ignores it.
     share = os.environ.get("OMP_NUM_THREADS", "")
     if share.isdigit():
         try:
             tf.config.threading.set_intra_op_parallelism_threads(int(share))
-        except RuntimeError:  # it has computed already
+        except RuntimeError:  # TensorFlow is initialized already
             pass
 
 

@@ -1,10 +1,10 @@
 """The layout pass: carry transpositions to the ends of a graph and drop those that meet.
 
-Convolutions of OpenVINO take channels second and Keras' networks keep them last, so that there is
-a transposition before and behind every convolution. The pass walks the graph once. A transposition
-is not executed but noted: "this value is that one, in another order of axes". Operations that can
-work in the other order do so (`layout_rules`), and the note goes on to what they give. Any other
-operation gets the transposition back: slower, but never wrong.
+OpenVINO's convolutions take channels first and Keras' networks have them last, so the converted
+graph has a transposition before and after every convolution. The pass visits each operation once. A
+transposition is not executed but noted: "this value is that one, in another order of axes".
+Operations that can work in the other order do so (`layout_rules`), and the note moves on to their
+outputs. Any other operation gets the transposition back: slower, but never wrong.
 """
 
 from sklearn_cnnfeat._network.layout_rules import ONE_VALUE, SEVERAL_VALUES

@@ -110,7 +110,7 @@ def _along_attribute(node, value):
 
 
 def _channels_second(node, value):
-    """Operations whose channels are axis 1 and that treat the axes behind it alike."""
+    """Operations whose channels are axis 1 and that treat all later axes alike."""
     return value.order if value.order[:2] == (0, 1) else None
 
 
@@ -216,7 +216,7 @@ def _reshape(node, value):
 def _groups(before, after):
     """Return which neighboring axes of one shape become which of another, in pairs of lists.
 
-    None if that cannot be told.
+    None if that is ambiguous.
     """
     if before.count(None) > 1 or before.count(None) != after.count(None) or 0 in before + after:
         return None

@@ -6,8 +6,8 @@ import re
 from sklearn_cnnfeat._network.refusals import MOST_OBJECTS, MOST_TEXT, Refused, show
 
 _DEEPEST = 100
-# That many layers are computed in one pass, those of models inside once a call. No network of Keras
-# Applications has more than 1,100.
+# At most so many layers are computed in one pass; layers of models inside count once per call. No
+# network of Keras Applications has more than 1,100.
 _MOST_CALLS = 20_000
 
 _MODELS = {"Functional", "Model", "Sequential"}
@@ -60,16 +60,16 @@ _FUNCTIONS = set("""
     softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink threshold
 """.split())
 # fmt: on
-# How parts may be named in short: "he_normal", and what Keras calls some of them besides.
+# Short names of parts, such as "he_normal", and Keras' other names for some of them.
 _SHORT = {name.lower() for name in _PARTS} | {"normal", "one", "uniform", "zero"}
 _CLASSES = _MODELS | _LAYERS | _PARTS
-# Where Keras has these classes. Those of its operations ("x * 2" in a Functional model) are too
-# many to list: all in these rooms compute; the operations that take functions are elsewhere.
+# Modules of Keras with these classes. Operations ("x * 2" in a Functional model) are too many to
+# list. All operations in the modules below only compute; those that take functions are elsewhere.
 _ROOMS = (
     "activations constraints dtype_policies initializers layers models quantizers random "
     "regularizers"
 ).split()
-# Where Keras 2 had them; Keras 3 does not find them there, and imports nothing else instead.
+# Modules of these classes in Keras 2. Keras 3 does not find them there, and imports nothing else.
 _OLD_ROOMS = ("engine", "mixed_precision")
 _OPERATIONS = {f"keras.src.ops.{room}" for room in ("image", "linalg", "math", "nn", "numpy")}
 _CORE_OPERATIONS = {

@@ -1,9 +1,9 @@
-"""What is in a model file, found out without Keras and before it: only what is known is let in.
+"""Inspect a model file before Keras loads it, and without Keras: only known contents are accepted.
 
-Keras builds whatever a file names, with safe_mode=True as well: over the years files have made it
-run code, import modules, and read other files. Here a file is let through if every class in it is
-on a list of Keras' own that compute and do nothing else, if its weights lie in the file itself,
-and if it cannot unpack to much more than it is.
+Keras builds whatever a file names, even with safe_mode=True: over the years, files have made it
+run code, import modules, and read other files. Here a file is accepted if every class in it is on
+a list of Keras' own classes that only compute, if its weights are in the file itself, and if it
+cannot unpack to far more than its size.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from sklearn_cnnfeat._network.refusals import (
 )
 from sklearn_cnnfeat.exceptions import ModelFileError, UntrustedModelError
 
-# Raised whenever something more is refused: what passed an older version is inspected again.
+# Increase it whenever more is refused: files that passed an older version are inspected again.
 INSPECTION = 2
 
 _FREE_TEXT = 8 * 1024**2
@@ -47,15 +47,15 @@ _SUFFIXES = (".keras", ".h5", ".hdf5")
 def inspected_copy(path, digest, what="model"):
     """Copy a file to where nobody else can change it, inspect the copy, and yield its path.
 
-    How models inside the model were compiled for training is left out of the copy: Keras would
-    build it, and nothing here needs it.
+    The copy lacks the training configuration of models inside the model: Keras would build it,
+    and nothing here needs it.
 
     Parameters
     ----------
     path : str
         The file.
     digest : str
-        Its SHA-256: what is inspected and read is what the name of a program stands for.
+        Its SHA-256: the key of the compiled network is made from it, so no other file may be read.
     what : {"model", "weights"}
         What it is to be loaded as.
 
@@ -99,7 +99,7 @@ def _replace_config(path, config):
 
 
 def inspection_of(source):
-    """Return what to note down of a network loaded from `source`: how its file was inspected."""
+    """Return the note on how the file of `source` was inspected, for the network's record."""
     return None if source.trusted else INSPECTION
 
 
@@ -126,7 +126,7 @@ def inspect_file(path, what="model"):
     UntrustedModelError
         If it holds anything else; the message names it.
     ModelFileError
-        If it is damaged, or no such file at all.
+        If it is damaged, or is not such a file.
     """
     _inspect(path, path, what)
 
@@ -146,7 +146,7 @@ def _inspect(path, shown, what):
     except ModelFileError:
         raise
     except Exception as error:
-        # Libraries stumble over damaged files in many ways.
+        # Libraries raise many kinds of errors for damaged files.
         problem = f"{type(error).__name__}: {cause_of(error)}"
         if isinstance(error, zipfile.BadZipFile):
             problem = "the archive is damaged or cut off."

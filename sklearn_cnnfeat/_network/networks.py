@@ -83,7 +83,7 @@ def check_precision(precision, engine):
 
 
 _compiled = Recent()
-# Problems of ncnn that have been warned of in this process.
+# Problems of ncnn that this process has already warned of.
 _told = set()
 _lock = threading.RLock()
 
@@ -139,7 +139,7 @@ def describe_heads(record, spec):
 
 
 class CompiledNetwork:
-    """A part of a network, made ready when it is run first.
+    """A part of a network; it is compiled when it runs first.
 
     Attributes
     ----------
@@ -150,7 +150,7 @@ class CompiledNetwork:
     is_lasting : bool
         Whether its fingerprint means the same numbers in every process.
     inspection : int or None
-        How its file was inspected; None where it was trusted instead.
+        How its file was inspected; None if it was trusted instead.
     layers : list of Layer
         All layers of the network.
     """
@@ -170,7 +170,7 @@ class CompiledNetwork:
     def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
         """Return an engine; one is kept for each set of arguments that is in use.
 
-        Where `n_callers` is given, so many use it at the same time, each with one core.
+        `n_callers` is the number of simultaneous users, each with one core.
         """
         key = (np.dtype(dtype).name, precision, n_threads, batch_size, n_callers)
         check_process()
@@ -212,7 +212,7 @@ class OpenVINONetwork(CompiledNetwork):
         return self._whole.cut(self.info.heads, self.spec.preprocessing)
 
     def release(self):
-        """Drop from memory what `read` has kept there; it is read again when it is needed."""
+        """Drop the graph that `read` keeps in memory; it is read again when needed."""
         self._whole.release()
 
     def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
@@ -249,7 +249,7 @@ class KerasNetwork(CompiledNetwork):
         self._part = None
 
     def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
-        """Return an engine, as long as the user has not changed the model."""
+        """Return an engine; raise if the user has changed the model."""
         if self.spec.source.kind == "object":
             check_unchanged(self.spec.source, self._model)
         return super().compile(dtype, precision, n_threads, batch_size, n_callers)
@@ -285,7 +285,7 @@ class TorchNetwork(CompiledNetwork):
         self._given = model
 
     def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
-        """Return an engine, as long as the user has not changed the module."""
+        """Return an engine; raise if the user has changed the module."""
         if self._given is not None:
             check_unchanged(self.spec.source, self._given)
         return super().compile(dtype, precision, n_threads, batch_size, n_callers)
@@ -315,7 +315,7 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None, precis
     model : keras.Model, default=None
         The model, where the spec names an object.
     announce : callable, default=None
-        Called with a sentence before anything that takes seconds.
+        Called with a message before anything that takes seconds.
     calibrate : callable, default=None
         Takes a `NetworkInfo`; returns the batches of pixels that an 8-bit network is made with.
     precision : {"float32", "bfloat16", "float16", "int8"}, default="float32"
@@ -340,14 +340,14 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None, precis
         check_precision(precision, wanted)
     elif engine == "auto" and wanted == "openvino" and precision == "float32":
         wanted = "openvino or ncnn"
-    # PyTorch runs the module itself: another one with the same weights may change.
+    # PyTorch runs the module object itself, which may change later: equal modules share nothing.
     is_shared = wanted != "torch" and is_lasting(spec.source, model)
     key = (spec.fingerprint(), wanted, None if is_shared else id(model))
     with _lock:
         compiled = _compiled.recall(key)
         if compiled is None:
             compiled = _open(spec, wanted, engine, model, announce, calibrate)
-            # Kept beside its model: as long as it is, no other model can get the same id.
+            # Keep a reference to the model, so that no other model can get the same id.
             compiled.model = model
             _compiled.keep(key, compiled)
         _check_trust(compiled, spec.source)
@@ -387,7 +387,7 @@ def _open_openvino(spec, model, announce, calibrate):
 
 
 def _on_ncnn(cut, is_wanted, announce):
-    """Return a cut on ncnn where it should run there; the cut itself elsewhere."""
+    """Return the cut on ncnn if it should run there, else the cut itself."""
     network, problem = ncnn_networks.on_ncnn(cut, is_wanted, announce)
     if problem is not None and is_wanted:
         raise EngineError(problem)
@@ -419,7 +419,7 @@ def _quantize(spec, network, announce, calibrate):
 
 
 def _check_trust(network, source):
-    """Refuse a network to who does not trust its file, if only somebody else did."""
+    """Inspect the file of a network that was only trusted, if the caller does not trust it."""
     comes_from_file = source.kind == "file" or (source.kind == "zoo" and source.weights != "random")
     wanted = inspection_of(source)
     if comes_from_file and wanted is not None and network.inspection != wanted:

@@ -1,7 +1,7 @@
 """From a layer's maps to a row: the poolings, their widths and the names of their columns.
 
-The formulas are written once, against a handful of operations that each engine's tensors have, and
-become part of the network that is run.
+The formulas are written once, in a few operations that every engine's tensors have, and become part
+of the network.
 """
 
 import numpy as np
@@ -110,7 +110,7 @@ def feature_names(heads):
     Parameters
     ----------
     heads : list of (layer, map_shape, pooling, n_columns)
-        Pooling "callable" stands for a function of the user's own, whose columns are numbered.
+        Pooling "callable" means a user-defined callable, whose columns are numbered.
 
     Returns
     -------

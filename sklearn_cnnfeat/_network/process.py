@@ -1,4 +1,4 @@
-"""A process of its own for Keras: jobs go in, results or errors come out, and it ends by itself.
+"""A separate process for Keras: it takes jobs, returns results or errors, and exits by itself.
 
 Keras' backend is a setting of a whole process, and the memory, threads and messages of TensorFlow
 do not belong in the user's. The process is started with the parent's import path and talks through
@@ -24,7 +24,7 @@ LONGEST_JOB = 1800.0
 # Seconds in which it ends by itself once its input has ended.
 _LONGEST_END = 5.0
 
-# What the process says when it begins with a job.
+# Sent by the process when it starts a job.
 _TAKEN = b"taken"
 _START = (
     "import json, sys; sys.path[:], idle, absent = json.loads(sys.argv[1]); "
@@ -37,7 +37,7 @@ class ProcessEndedError(RuntimeError):
 
 
 class KerasProcess:
-    """Runs functions in a process of its own, one at a time.
+    """Runs functions in a separate process, one at a time.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class KerasProcess:
         with self._lock:
             try:
                 if not self._give(message):
-                    # An idle process may end at the moment when it is given a job.
+                    # An idle process may exit just when it is given a job.
                     self._stop()
                     self._give(message)
                 status, value = pickle.loads(self._wait_for_answer())
@@ -160,7 +160,7 @@ class KerasProcess:
 
 
 def _leave(process, owner):
-    """Let a process end that nobody will give a job again."""
+    """End a process that gets no more jobs."""
     # After a fork the process is the parent's.
     if owner != os.getpid():
         return
@@ -215,7 +215,7 @@ def _read_message(stream):
 
 
 class _Absent:
-    """Finds modules before all others, to say that some are not there."""
+    """Import finder that comes first and hides some modules."""
 
     def __init__(self, names):
         self._names = set(names)
@@ -231,7 +231,7 @@ def serve(idle_seconds, absent):
     # An interrupt at the terminal is the parent's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # What libraries print must not get between the answers.
+    # Output of libraries must not mix with the answers.
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)

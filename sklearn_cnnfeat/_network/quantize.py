@@ -1,4 +1,4 @@
-"""Post-training quantization to 8-bit integers: the only room that imports NNCF."""
+"""Post-training quantization to 8-bit integers: the only module that imports NNCF."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ def quantize(network, batches):
     shape = network.inputs[0].partial_shape
     shape[0] = 1
     network.reshape(shape)
-    # Its messages and bars speak of internals; this package has a sentence and a bar of its own.
+    # NNCF's messages and progress bars are about internals; this package has its own.
     with contextlib.redirect_stdout(io.StringIO()):
         return nncf.quantize(
             network,

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-# A normal distribution cut off at two deviations has this deviation itself.
+# Standard deviation of a standard normal distribution that is truncated at two deviations.
 _TRUNCATED_DEVIATION = 0.87962566103423978
 # How layers call the initializers of variables, where that is not "<variable>_initializer".
 _INITIALIZERS = {
@@ -40,7 +40,7 @@ def draw(model, seed):
 
 
 def _initializers(model):
-    """Return the initializers of variables by their ids, where the layers tell them."""
+    """Return the initializers of variables by their ids, as far as layers have them."""
     found, pending, seen = {}, [model], set()
     while pending:
         layer = pending.pop()
@@ -129,7 +129,7 @@ def _normal(generator, shape, mean, deviation):
 
 
 def _truncated(generator, shape, mean, deviation):
-    """Draw from a normal distribution; what is beyond two deviations is drawn again."""
+    """Draw from a normal distribution; redraw numbers beyond two deviations."""
     values = generator.standard_normal(math.prod(shape), np.float32)
     beyond = np.flatnonzero(np.abs(values) > 2)
     while beyond.size:

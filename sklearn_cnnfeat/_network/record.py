@@ -1,4 +1,4 @@
-"""What is known of a whole network without reading it: its layers, in a small JSON file."""
+"""The record of a whole network: its layers, in a small JSON file beside the graph."""
 
 from dataclasses import asdict, dataclass, fields
 from types import NoneType

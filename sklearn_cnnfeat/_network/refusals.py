@@ -1,4 +1,4 @@
-"""How files are refused that somebody else has made, and what they may not exceed."""
+"""Errors that refuse untrusted files, and the limits of such files."""
 
 import re
 
@@ -15,14 +15,14 @@ class Refused(Exception):
 
 
 def show(value, most=100):
-    """Return what a stranger wrote as one line that a terminal only shows, shortened."""
+    """Return untrusted text as one short line without control characters."""
     text = str(value)
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
     return f"{shown}..." if len(text) > most else shown
 
 
 def cause_of(error):
-    """Return the line of an error of Keras that tells the cause, fit to be shown."""
+    """Return the line of a Keras error that names the cause, safe to print."""
     lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
     lines = [line.strip() for line in lines if line.strip()] or [type(error).__name__]
     cause = lines[0]

@@ -1,4 +1,4 @@
-"""OpenVINO, imported so that it sends nothing, and what must hold before it runs."""
+"""Import OpenVINO without telemetry, and check that it can run in this process."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ _TELEMETRY = "openvino_telemetry"
 def without_telemetry():
     """Let OpenVINO and NNCF be imported without their usage statistics.
 
-    Both report themselves to their makers and write into the home folder. Where their telemetry
+    Both send usage statistics and write into the home folder. Where their telemetry
     package cannot be imported they use a stub instead, and keep it for the process.
     """
     absent = object()
@@ -29,7 +29,7 @@ def without_telemetry():
 
 
 def import_openvino():
-    """Import OpenVINO such that it sends nothing."""
+    """Import OpenVINO without its telemetry."""
     if "openvino" not in sys.modules:
         with without_telemetry():
             import openvino
@@ -77,7 +77,7 @@ _runtime_process = None
 
 
 def check_process():
-    """Refuse to go on after a fork, where OpenVINO and TensorFlow would wait forever."""
+    """Raise an error after a fork, because OpenVINO and TensorFlow would wait forever."""
     global _runtime_process
     if _runtime_process not in (None, os.getpid()):
         raise RuntimeError(

@@ -50,18 +50,18 @@ class Source:
     trusted: bool = False
 
     def identity(self):
-        """Return what the numbers depend on: content, never where it lies."""
+        """Return what the numbers depend on: the content of files, never their paths."""
         identity = asdict(self)
         del identity["trusted"]
         if self.kind not in ("zoo", "timm"):
             del identity["name"]
         if self.kind == "file":
-            # The name's end says how Keras reads it: a renamed file is told, not taken as known.
+            # Keras reads a file by its suffix, so the suffix counts too.
             identity["archive"] = self.name.endswith(".keras")
         if self.weights not in ("imagenet", "random", "own"):
             identity["weights"] = "file"
         if self.weights == "imagenet":
-            # The same bytes under a path of the user's own are the same network.
+            # The same bytes under another path are the same network.
             identity["weights"] = "file"
         return identity
 
@@ -80,12 +80,12 @@ def describe(source):
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """One network, cut behind the layers that are wanted: the key of a program."""
+    """One network, cut behind the requested layers: the key of a compiled network."""
 
     source: Source
     # As the user spelled them: names, paths into nested models, or indices.
     layers: tuple
-    # One pooling a layer: a name of `_pooling.POOLINGS`, or None for maps as they are.
+    # One pooling per layer: a name of `pooling.POOLINGS`, or None for maps as they are.
     poolings: tuple
     # Mode of Keras' preprocess_input, "rescale", a `Normalization`, or None.
     preprocessing: object = None
@@ -111,8 +111,8 @@ class NetworkSpec:
     def recipe(self, head, input_shape, image_fingerprint, engine, precision):
         """Return everything that the rows of one head depend on, besides the image, as text.
 
-        It speaks of the layer that was found, so that a layer under two spellings, alone or among
-        others, has one recipe.
+        It names the layer by its full path, so that a layer has one recipe for all spellings, alone
+        or among others.
         """
         facts = {
             "source": self.source.identity(),
@@ -139,7 +139,7 @@ class Head:
     pooling: str | None
     # Shape of the layer's output, without the batch; None where it depends on the image.
     map_shape: tuple
-    # Shape of what comes out of the program, without the batch.
+    # Shape of the output of the compiled network, without the batch.
     shape: tuple
     # How the layer's tokens lie on the image, where it gives tokens; `map_shape` is of the patches.
     grid: TokenGrid | None = None
@@ -147,7 +147,7 @@ class Head:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What is known of a network once it has been built; kept beside its program."""
+    """What is known of a network once it has been built; stored beside the compiled network."""
 
     heads: tuple
     # Height, width (None: any) and channels of the images that go in.

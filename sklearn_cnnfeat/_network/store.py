@@ -18,7 +18,7 @@ from sklearn_cnnfeat._network.spec import digest_of_text
 from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import ProgramWarning
 
-# Least recently used networks leave the disk when all of them together take more bytes than this.
+# The least recently used networks are removed when all together take more bytes than this.
 MAX_BYTES_ON_DISK = 20 * 1024**3
 
 _WEIGHTS = "network.bin"
@@ -51,7 +51,7 @@ class Stored:
 
 @contextlib.contextmanager
 def locked(key):
-    """Let one process at a time make a network; where no lock can be had, let all."""
+    """Let one process at a time make a network; if locking is impossible, let all."""
     folder = networks_folder() / _LOCKS
     lock = None
     with contextlib.suppress(OSError):
@@ -113,7 +113,7 @@ def write(key, make):
     Raises
     ------
     NotWrittenError
-        If there is no room for it anywhere.
+        If neither the cache folder nor the temporary folder has space for it.
     """
     if key is not None:
         try:
@@ -139,7 +139,7 @@ def write(key, make):
 
 
 def _temporary_folders():
-    """Return where a network goes that cannot be kept: the disk, or else memory."""
+    """Return folders for a network that cannot be kept, in order: on disk, then in memory."""
     return tempfile.gettempdir(), "/dev/shm"
 
 
@@ -185,7 +185,7 @@ def _seal(folder, record):
 
 
 def _read_record(folder):
-    """Return what is noted down of a network, and raise if any of its files is damaged."""
+    """Return the record of a network; raise if any of its files is damaged."""
     envelope = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     try:
         text = envelope["content"]
@@ -264,7 +264,7 @@ def _make_room(parent, keep):
 
 
 def _sweep(parent):
-    """Remove what killed writers left behind."""
+    """Remove unfinished folders of killed writers."""
     for folder in parent.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > _ABANDONED:

@@ -1,4 +1,4 @@
-"""Tokens of transformers as features: which of them are patches, and where they lie."""
+"""Tokens of transformers as features: which of them are patches, and their positions."""
 
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ class TokenGrid:
 
 
 def find_grid(n_tokens, maps, n_prefix=None):
-    """Return the grid of a sequence of tokens, or None where nothing tells it.
+    """Return the grid of a sequence of tokens, or None if it is unknown.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def find_grid(n_tokens, maps, n_prefix=None):
         Height and width of the maps computed before, the nearest last: tokens come from a
         convolution, one per position.
     n_prefix : int, default=None
-        Number of tokens that are not patches, where the architecture tells it.
+        Number of tokens that are not patches, if the architecture is known.
     """
     for i, (height, width) in enumerate(reversed(maps)):
         n_others = n_tokens - height * width

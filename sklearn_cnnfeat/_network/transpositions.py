@@ -1,4 +1,4 @@
-"""Orders of axes: how a value of a graph is kept, against how the network means it.
+"""Orders of axes: the stored order of a value of a graph, and its logical order.
 
 An *order* is a tuple: ``logical = transpose(kept, order)``. None is the identity.
 """

@@ -1,7 +1,7 @@
-"""Published weights that are on this machine already: where they are looked for, and what they are.
+"""Find published weights that are already on this machine, and verify them.
 
-Weights are files that users carry about: a Kaggle dataset, a folder on a cluster. They are found by
-name and trusted by content.
+Users copy weights between machines: as a Kaggle dataset, or to a folder on a cluster. Files are
+found by name and verified by content.
 """
 
 import json
@@ -41,7 +41,7 @@ class Found:
 def find_weights(architecture, include_top, input_size):
     """Look for the published weights of a network on this machine.
 
-    First where Keras keeps them, which is the user's word for what they are; then in the folders of
+    First in Keras' folder, whose files are trusted; then in the folders of
     ``$SKLEARN_CNNFEAT_WEIGHTS`` and of Kaggle's datasets, where a file must be the published one.
     """
     kept = architecture.weights_file(include_top, input_size)
@@ -109,7 +109,7 @@ def find_all_weights():
     return dict(sorted(found.items()))
 
 
-# Where files were found, so that a search with hundreds of fits goes through a dataset once.
+# Files that were found, so that a search with hundreds of fits scans a dataset once.
 _places_of_files = {}
 
 

@@ -71,7 +71,7 @@ class Recent(OrderedDict):
         return self[key]
 
     def keep(self, key, value):
-        """Keep a value in place of the one that was not used for longest."""
+        """Keep a value in place of the least recently used one."""
         self[key] = value
         self.move_to_end(key)
         if len(self) > MAX_IN_MEMORY:
@@ -82,14 +82,14 @@ _networks, _structures = Recent(), Recent()
 
 
 def forget_whole_networks():
-    """Drop what is in memory; the disk's stays."""
+    """Drop all networks from memory, but not from the disk."""
     _networks.clear()
 
 
 def identify(source, layers, input_size=None, model=None):
     """Return `source` with the digest of its weights, downloading published ones where needed.
 
-    Before a download, `layers` are looked for: a name spelled wrong costs no half gigabyte.
+    `layers` are checked before a download, so that a misspelled name does not cost half a gigabyte.
     """
     if foreign.is_foreign(source):
         return foreign.identify(source, model)
@@ -264,7 +264,7 @@ def read_kernels(wanted, source, input_size, model=None):
 
 
 def find_in(record, wanted, source):
-    """Return the layer of a network that the user means by `wanted`."""
+    """Return the layer of a network that the parameter `wanted` names."""
     where = describe(source)
     if record.opaque is not None and wanted not in ("last", record.opaque, 0, -1):
         raise LayerNotFoundError(

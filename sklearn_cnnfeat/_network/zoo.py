@@ -1,6 +1,6 @@
 """The networks of Keras Applications: facts in one table.
 
-Everything here was read off Keras 3 and is compared with it by the tests. The table lets the
+The table is taken from Keras 3, and the tests compare it with Keras. The table lets the
 package say which weights file a layer needs, and whether that file is there, before (and often
 without) importing Keras.
 """

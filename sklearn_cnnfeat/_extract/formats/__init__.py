@@ -1,8 +1,8 @@
-"""Files of features: .npy with a table beside it, Parquet, Zarr. They know nothing of images.
+"""Files of features: .npy with a table beside it, Parquet, Zarr. Formats do not depend on images.
 
 A format *writes* a whole file from blocks of rows in bounded memory, under another name, and
-*reads* one, or some rows of it. In each file stands a manifest, which says what its rows are; a
-file without one is not ours.
+*reads* one, or some rows of it. Each file has a manifest, which describes its rows; a file without
+one is not of `extract`.
 """
 
 from sklearn_cnnfeat._extract.formats.npy import NpyFormat

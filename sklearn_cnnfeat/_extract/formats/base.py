@@ -17,7 +17,7 @@ ERRORS = ".errors.csv"
 BLOCK_BYTES = 16 * 1024**2
 
 MANIFEST = "sklearn_cnnfeat"
-# What a file is called until it is whole.
+# Suffix of a file until it is complete.
 ASSEMBLED = "assembled"
 
 
@@ -55,7 +55,7 @@ def as_text(name):
 
 
 def plain(values):
-    """Return values as a file of text takes them: nothing for None."""
+    """Return values as text for a table: empty for None."""
     return ["" if value is None else value for value in values]
 
 
@@ -79,7 +79,7 @@ class Format:
         return self.library is None or importlib.util.find_spec(self.library) is not None
 
     def read_manifest_beside(self, to):
-        """Return the manifest that is left of a file of ours that is gone; None where none is."""
+        """Return the manifest that a missing file of ours has left; None if there is none."""
         return None
 
     def files(self, to):

@@ -8,7 +8,7 @@ from sklearn_cnnfeat._extract.formats.base import ASSEMBLED, MANIFEST, Format, m
 from sklearn_cnnfeat._extract.manifest import parse_manifest
 from sklearn_cnnfeat._files import sync
 
-# In the metadata of files whose pages carry checksums.
+# Marks files whose pages have checksums.
 _CHECKSUMS = b"sklearn_cnnfeat_page_checksums"
 
 

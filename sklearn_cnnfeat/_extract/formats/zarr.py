@@ -25,7 +25,7 @@ from sklearn_cnnfeat._files import sync
 from sklearn_cnnfeat._warn import warn
 
 _METADATA = "zarr.json"
-# Bytes of metadata that are read of one array: it has some hundred.
+# Limit of metadata in bytes for one array; it normally has some hundred.
 _MOST_METADATA = 2**20
 
 

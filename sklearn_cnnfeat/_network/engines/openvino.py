@@ -1,4 +1,4 @@
-"""The engine for nearly everything: OpenVINO on a CPU."""
+"""The engine for most networks: OpenVINO on a CPU."""
 
 import shutil
 from collections import deque
@@ -11,7 +11,7 @@ from sklearn_cnnfeat._network.runtime import import_openvino
 
 # The file of a graph; its weights are beside it.
 GRAPH = "network.xml"
-# Sizes of images that kernels are kept for, where a network takes images of any size.
+# Number of image sizes for which kernels are kept, if a network takes images of any size.
 _KEPT_SIZES = 4
 
 
@@ -20,23 +20,23 @@ class NotWrittenError(OSError):
 
 
 class OpenVINOEngine:
-    """A network compiled by OpenVINO, several images in flight.
+    """A network compiled by OpenVINO; several images are computed at the same time.
 
     Parameters
     ----------
     network : openvino.Model
-        From float32 pixels (1, height, width, channels) to one output a head, in order.
+        From float32 pixels (1, height, width, channels) to one output per head, in order.
     dtype : dtype
-        Of the pixels that come in: uint8 or float32.
+        Of the input pixels: uint8 or float32.
     precision : {"float32", "bfloat16", "int8"}
         Of the arithmetic.
     n_threads : int
         Images computed at the same time, each on one core.
     batch_size : int or None
-        Images a request; None for one.
+        Images per request; None for one.
     n_callers : int, default=None
-        Calls of `run` at the same time, each of which computes in its turn and works nothing ahead,
-        so that it keeps one core busy. None is for one call at a time, on all threads.
+        Number of simultaneous calls of `run`. Each of them waits for a batch before it takes the
+        next, so that it uses one core. None means one call at a time, on all threads.
     """
 
     name = "openvino"
@@ -46,7 +46,7 @@ class OpenVINOEngine:
         openvino = import_openvino()
 
         self.batch_size = batch_size or 1
-        # Twice as many requests as threads: the next image is there when one is done.
+        # Twice as many requests as threads, so that no thread has to wait for its next image.
         self._n_requests = 2 * n_threads if n_callers is None else 1
         self._waits = n_callers is not None
         n_threads = n_threads if n_callers is None else n_callers
@@ -61,13 +61,13 @@ class OpenVINOEngine:
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": n_threads,
             "INFERENCE_NUM_THREADS": n_threads,
-            # Two processes would be pinned to the same cores.
+            # With pinning, two processes would share the same cores.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": hint,
         }
         if shape.is_dynamic:
-            # Of each layer, the kernels for some sizes of images are kept. OpenVINO's own limit is
-            # so high that memory would grow by gigabytes with images of ever other sizes.
+            # OpenVINO keeps kernels for each layer and image size. Its own limit is so high that
+            # memory would grow by gigabytes with images of many different sizes.
             kept = max(100, _KEPT_SIZES * len(network.get_ops()))
             options["CPU_RUNTIME_CACHE_CAPACITY"] = str(kept)
         self._compiled = openvino.Core().compile_model(steps.build(), "CPU", options)
@@ -75,8 +75,8 @@ class OpenVINOEngine:
     @memory_errors("to compute images on OpenVINO")
     def run(self, batches, deliver):
         """Compute all batches; return when every row was delivered."""
-        # They are waited for in order instead of calling back: a callback comes from OpenVINO's
-        # threads, which then need the interpreter at moments when it may be waiting for them.
+        # Requests are awaited in order, without callbacks: OpenVINO's threads would call back, and
+        # need the interpreter lock while the thread that holds it may be waiting for them.
         idle = [self._compiled.create_infer_request() for _ in range(self._n_requests)]
         in_flight = deque()
         n_heads = len(self._compiled.outputs)
@@ -94,8 +94,8 @@ class OpenVINOEngine:
             for tokens, pixels in batches:
                 request = idle.pop() if idle else finish()
                 pixels = self._pad(pixels)
-                # Kept from before the start until the request is done, whatever interrupts it: it
-                # reads the pixels where they are.
+                # The request reads the pixels in place, so a reference is kept until it is done,
+                # even after an interrupt.
                 in_flight.append((request, tokens, pixels))
                 request.start_async({0: pixels}, share_inputs=True)
                 if self._waits:
@@ -119,12 +119,12 @@ def read_network(path):
 
 
 def write_network(network, folder):
-    """Save a network in full precision; raise `NotWrittenError` where the folder has no room."""
+    """Save a network in full precision; raise `NotWrittenError` if that fails."""
     openvino = import_openvino()
     try:
         openvino.save_model(network, str(Path(folder) / GRAPH), compress_to_fp16=False)
     except RuntimeError as error:
-        # OpenVINO does not tell the cause: a full disk is "basic_ios::clear".
+        # OpenVINO's message hides the cause: for a full disk it is "basic_ios::clear".
         free = shutil.disk_usage(folder).free
         raise NotWrittenError(
             f"OpenVINO could not write the network ({first_line(error)}; {free / 1e6:,.0f} MB free)"
@@ -132,7 +132,7 @@ def write_network(network, folder):
 
 
 def first_line(error):
-    """Return an error of OpenVINO without the place in its source and the link to its help."""
+    """Return an OpenVINO error without its source location and its link to the help."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and "http" not in line]
     return f"{type(error).__name__}: {told[-1] if told else ''}"
