@@ -1,4 +1,4 @@
-"""Are the features those of PyTorch and of ONNX Runtime? Thirty networks of fifteen families.
+"""Are the features those of PyTorch and of ONNX Runtime? Two networks and more of each family.
 
 Run as ``python benchmarks/torch_parity.py [NAME ...]``; without names, all networks that are not
 yet in ``benchmarks/results/torch_parity.json``. Each network runs in a process of its own on two
@@ -43,7 +43,7 @@ FAMILIES = {
     "Swin": ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"],
     "ViT": ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"],
     "DINOv2": ["vit_small_patch14_reg4_dinov2", "vit_small_patch14_dinov2"],
-    "EfficientViT": ["efficientvit_b0", "efficientvit_m0"],
+    "EfficientViT": ["efficientvit_b0", "efficientvit_b1", "efficientvit_m0"],
     "FastViT": ["fastvit_t8", "fastvit_sa12"],
     "Inception": ["inception_v3", "inception_v4"],
     "SqueezeNet": ["torchvision/squeezenet1_0", "torchvision/squeezenet1_1"],

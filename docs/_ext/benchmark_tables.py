@@ -82,8 +82,34 @@ def summarize_parity(results):
     return [("largest deviation from Keras, relative to the largest number", header, rows)]
 
 
+def summarize_torch_parity(results):
+    """Return one row a network: the largest distances over its layers."""
+    keys = ("difference", "PyTorch to float64")
+    rows = []
+    for name, network in results["networks"].items():
+        parts = [network.get("layers", []), network.get("onnx", [])]
+        largest = [max((layer[key] for layer in parts[0]), default=None) for key in keys]
+        largest.append(max((layer["difference"] for layer in parts[1]), default=None))
+        cells = ["-" if value is None else f"{value:.1e}" for value in largest]
+        rows.append([name, network.get("statistics", network.get("error", "")), *cells])
+    header = ["network", "batch statistics", "to PyTorch", "PyTorch to float64", "to ONNX Runtime"]
+    return [("largest difference, relative to the largest number", header, rows)]
+
+
+def summarize_timm_sample(results):
+    """Return the networks that are not converted, under a title that counts the others."""
+    tried = {n: r for n, r in results["networks"].items() if "skipped" not in r}
+    failed = [[name, record["error"]] for name, record in tried.items() if "error" in record]
+    title = f"{len(tried) - len(failed)} of {len(tried)} networks convert"
+    return [(title, ["not converted", "why"], failed or [["none", ""]])]
+
+
 # Where the general table would be long.
-_SPECIAL = {"parity": summarize_parity}
+_SPECIAL = {
+    "parity": summarize_parity,
+    "torch_parity": summarize_torch_parity,
+    "timm_sample": summarize_timm_sample,
+}
 
 
 def tables_of(name, results):
