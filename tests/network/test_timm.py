@@ -1,5 +1,8 @@
 """Networks of timm: names, weights, preprocessing, and parity of all families."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -200,6 +203,18 @@ def test_pickles_and_foreign_weights_are_refused(tmp_path, weights):
         build_timm(facts, tmp_path / "resnet18.pth")
     with pytest.raises(ValueError, match="do not fit 'timm/resnet18"):
         build_timm(facts, weights[1])
+
+
+def test_a_fresh_process_on_a_converted_network_imports_no_torch():
+    code = (
+        "import sys, numpy as np; from sklearn_cnnfeat import CNNFeatureTransformer as C; "
+        "X = np.zeros((1, 64, 64, 3), np.uint8); settings = {'weights': None, 'random_state': 0}; "
+        "C('timm/mobilenetv3_small_050', 'last', 'avg', input_size=64, **settings)"
+        ".fit_transform(X); print([m for m in ('torch', 'timm', 'keras') if m in sys.modules])"
+    )
+    for _ in range(2):  # the first one converts, in a process of its own
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_random_weights_follow_the_seed_and_leave_the_generator():
