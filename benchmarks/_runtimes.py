@@ -165,17 +165,21 @@ class Mnn(Threaded):
     def _load(self, network, paths):
         import MNN
         import numpy as np
+        import onnx
 
+        graph = onnx.load(onnx_file(network)).graph
+        names = [[entry.name for entry in entries] for entries in (graph.input, graph.output)]
         manager = MNN.nn.create_runtime_manager(
             ({"backend": 0, "precision": "high", "numThread": count_cores()},)
         )
         module = MNN.nn.load_module_from_file(
-            str(_mnn_file(network)), [], [], runtime_manager=manager
+            str(_mnn_file(network)), *names, runtime_manager=manager
         )
 
         def run(pixels):
             array = np.ascontiguousarray(pixels)
-            tensor = MNN.expr.const(array, array.shape, MNN.expr.NHWC, MNN.expr.uint8)
+            # The layout of the converted network, whose own transpositions take it from there.
+            tensor = MNN.expr.const(array, array.shape, MNN.expr.NCHW, MNN.expr.uint8)
             return np.array(module.forward([tensor])[0].read())
 
         return run
