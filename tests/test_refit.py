@@ -191,7 +191,7 @@ def test_warnings_point_at_the_users_line(network, files, tmp_path):
         lambda: pipeline.fit_transform(X),
         lambda: cnn.fit_transform(np.full((2, 32, 32, 3), 0.5)),
         lambda: CNNFeatureTransformer(
-            network, "two", lambda maps: maps.mean(axis=(1, 2)), cache=tmp_path / "cache"
+            network, "two", "avg", preprocessing=np.sqrt, cache=tmp_path / "cache"
         ).fit(files),
     ):
         with pytest.warns(UserWarning) as caught:

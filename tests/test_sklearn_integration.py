@@ -247,7 +247,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("own", ["layer", "lambda", "subclass"])
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_code_of_a_notebook_in_other_processes(own, digits, monkeypatch):
     """What was written in `__main__` cannot be imported there and must travel with the model."""
     X = digits[0][:10]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from sklearn_cnnfeat._network.zoo import list_models
 
@@ -47,9 +48,13 @@ def difference(found, expected):
 
 @pytest.fixture(scope="module")
 def layers_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("layers")
-    for backend in ("tensorflow", "openvino"):
-        run_script("keras_cases.py", backend, folder)
+    # One for all workers of pytest-xdist: it takes half a minute.
+    folder = tmp_path_factory.getbasetemp().parent / "keras_layers"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            for backend in ("tensorflow", "openvino"):
+                run_script("keras_cases.py", backend, folder)
     return folder
 
 
