@@ -49,7 +49,8 @@ def difference(found, expected):
 @pytest.fixture(scope="module")
 def layers_folder(tmp_path_factory):
     # One for all workers of pytest-xdist: it takes half a minute.
-    folder = tmp_path_factory.getbasetemp().parent / "keras_layers"
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "keras_layers"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
