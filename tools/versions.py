@@ -151,17 +151,24 @@ def report(environment, which, before):
 
 
 def install_test_tools(environment, which, installed):
-    """Install what the tests need, and leave everything else as it is."""
+    """Install what the tests need; what a notebook image holds stays as it is.
+
+    Elsewhere the tools may need other versions: NNCF does not take the newest NumPy.
+    """
+    wanted = declared() if which == "no-tensorflow" else [".[test]"]
+    # Extras that bring TensorFlow back would make the test of its absence one of nothing.
+    wanted = [line for line in wanted if not line.startswith("tensorflow")]
+    if which == "lowest":
+        wanted = lowest(declared())
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
-        pins = (f"{name}=={version}" for name, version in installed.items())
-        constraints.write_text("\n".join(pin for pin in pins if "sklearn-cnnfeat" not in pin))
-        wanted = declared() if which == "no-tensorflow" else [".[test]"]
-        wanted = [line for line in wanted if not line.startswith("tensorflow")]
-        if which == "lowest":
-            wanted = lowest(declared())
-        # Extras that bring TensorFlow back would make the test of its absence one of nothing.
+        pins = installed.items() if which in IMAGES else ()
+        constraints.write_text(
+            "".join(f"{name}=={version}\n" for name, version in pins if name != "sklearn-cnnfeat")
+        )
         environment.install("--constraint", constraints, *wanted)
+    if which == "no-tensorflow" and "tensorflow" in environment.packages():
+        raise SystemExit("The tools of the tests have installed TensorFlow.")
 
 
 def main():
