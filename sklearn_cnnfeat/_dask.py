@@ -44,7 +44,7 @@ def tasks_at_once():
 
 
 def is_collection(X):
-    """Tell whether `X` is a collection of Dask, without importing it."""
+    """Return whether `X` is a collection of Dask, without importing it."""
     return type(X).__module__.partition(".")[0] in ("dask", "dask_expr") and hasattr(
         type(X), "__dask_graph__"
     )

@@ -417,7 +417,7 @@ class Extractor:
 
 
 def _normalizes(layers):
-    """Tell whether a layer before the first weights may rescale or normalize pixels."""
+    """Return whether a layer before the first weights may rescale or normalize pixels."""
     for layer in layers:
         if layer.type in _NORMALIZING:
             return True

@@ -352,7 +352,7 @@ def check_formats(formats):
 
 
 def wants_cache(cnn):
-    """Tell whether a transformer asks for a cache."""
+    """Return whether a transformer asks for a cache."""
     # Compared by value, because it may be NumPy's False.
     return cnn.cache not in (None, False)
 

@@ -614,12 +614,12 @@ def extractor_for(transformer, X, **changes):
 
 
 def is_fitted(transformer):
-    """Tell whether `fit` has been called."""
+    """Return whether `fit` has been called."""
     return transformer.__sklearn_is_fitted__()
 
 
 def _is_same(fitted, now):
-    """Tell whether a parameter has the value that it was fitted with."""
+    """Return whether a parameter has the value that it was fitted with."""
     if fitted is now:
         return True
     try:

@@ -1,7 +1,7 @@
-"""The picture of the architecture page, drawn from the imports of the package.
+"""Draw the dependency diagram of the architecture page from the imports of the package.
 
-A room is a module, or a folder of modules. Each stands on the lowest floor that is above all rooms
-that it imports. ``python docs/_ext/house.py`` writes ``docs/images/house.svg``.
+A node (`rooms`) is a module, or a package of modules. It is drawn on the lowest level (`floors`)
+above all nodes that it imports. ``python docs/_ext/house.py`` writes ``docs/images/house.svg``.
 """
 
 import ast
@@ -21,7 +21,7 @@ _WIDTH, _ROW, _GAP, _LETTER = 760, 22, 14, 7.4
 
 
 def rooms():
-    """Return which rooms each room imports."""
+    """Return, for each module, the modules that it imports."""
     graph = defaultdict(set)
     for path in sorted(PACKAGE.rglob("*.py")):
         room = _room(path.relative_to(PACKAGE).parts)
@@ -47,7 +47,7 @@ def _imported(path):
 
 
 def floors(graph):
-    """Return the rooms of each floor, lowest first; a circle is an error."""
+    """Return the modules of each level, lowest first; a circular import is an error."""
     floor = {}
     for room in TopologicalSorter(graph).static_order():
         floor[room] = 1 + max((floor[other] for other in graph[room]), default=-1)
@@ -57,7 +57,7 @@ def floors(graph):
 
 
 def draw(levels):
-    """Return the picture as text."""
+    """Return the SVG as text."""
     parts, y = [], 12
     for n in reversed(range(len(levels))):
         lines = _wrap(levels[n])

@@ -185,7 +185,7 @@ class Database:
         return FaultError(cause, f"{happened} ({error})", advice)
 
     def _is_ours(self):
-        """Tell whether the header of the file, damaged as it may be, says that it is ours."""
+        """Return whether the header of the file, damaged as it may be, says that it is ours."""
         try:
             with open(self.file, "rb") as file:
                 header = file.read(72)

@@ -29,7 +29,7 @@ from sklearn_cnnfeat.exceptions import CacheWarning
 
 _COARSE = 600  # seconds; a use is noted down only when the last noted one is older than this
 _KEEP = 0.9  # share of max_bytes that stays when old rows are removed
-_LARGEST_ROW = 10**9 - 10**6  # bytes; SQLite's limit less the room for the key
+_LARGEST_ROW = 10**9 - 10**6  # bytes; SQLite's limit minus the space of the key
 _RECENT_BYTES = 64 * 1024**2  # of rows in memory, at most
 _LOOKED_UP = 500  # rows in a statement; SQLite takes 999 values
 # Seconds after now that a time of use may lie: clocks are set, and differ between machines.

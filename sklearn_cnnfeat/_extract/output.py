@@ -54,7 +54,7 @@ class Output:
         return self.form.find_gaps(self.to, found)
 
     def lacks_errors(self, found):
-        """Tell whether the table of errors is gone."""
+        """Return whether the table of errors is gone."""
         return bool(found["errors"]) and not self.errors_table.exists()
 
     def replace(self, workspace, manifest, blocks, failed):

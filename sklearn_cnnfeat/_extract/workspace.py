@@ -69,7 +69,7 @@ class Workspace:
         write_whole(self.folder / MANIFEST, [text.encode()])
 
     def has_shards(self):
-        """Tell whether any shard is closed."""
+        """Return whether any shard is closed."""
         return next(self.folder.glob("part-*"), None) is not None
 
     def is_replacing(self):

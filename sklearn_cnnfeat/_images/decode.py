@@ -163,7 +163,7 @@ def _reduce(image, data, spec):
 
 
 def _is_eight_bit(pixels):
-    """Tell whether an array holds nothing but whole numbers from 0 to 255."""
+    """Return whether an array holds nothing but whole numbers from 0 to 255."""
     if pixels.dtype == np.uint8:
         return True
     return pixels.dtype.kind in "bui" and pixels.min() >= 0 and pixels.max() <= 255

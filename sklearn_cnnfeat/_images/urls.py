@@ -23,7 +23,7 @@ _MORE_PROTOCOLS = "CNNFEAT_URL_PROTOCOLS"
 
 
 def is_url(path):
-    """Tell whether a path is a URL, such as ``"s3://bucket/photo.jpg"``.
+    """Return whether a path is a URL, such as ``"s3://bucket/photo.jpg"``.
 
     Examples
     --------

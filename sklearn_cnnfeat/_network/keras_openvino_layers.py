@@ -147,6 +147,6 @@ def _problems_of_options(layer, options):
     for option, values in options.items():
         value = configuration.get(option)
         if value not in values:
-            if isinstance(value, dict):  # how Keras notes a function of somebody else
+            if isinstance(value, dict):  # Keras' notation for a user-defined function
                 value = value.get("config")
             yield f"{type(layer).__name__}, {option}={value!r}"

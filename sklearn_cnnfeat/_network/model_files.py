@@ -33,7 +33,7 @@ from sklearn_cnnfeat.exceptions import ModelFileError, UntrustedModelError
 INSPECTION = 2
 
 _FREE_TEXT = 8 * 1024**2
-# Parts of an archive that are kept in memory while they are looked at; larger ones go to the disk.
+# Parts of an archive up to this size are inspected in memory, larger ones on disk.
 _IN_MEMORY = 32 * 1024**2
 
 _CONFIG = "config.json"

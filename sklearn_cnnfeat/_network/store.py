@@ -66,7 +66,7 @@ def locked(key):
 
 
 def read(key):
-    """Return the network of a key; None where there is none or it is damaged."""
+    """Return the network of a key; None if it is missing or damaged."""
     folder = networks_folder() / key
     try:
         record = _read_record(folder)

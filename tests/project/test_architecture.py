@@ -1,4 +1,4 @@
-"""What the layout promises: heavy libraries have one room each, and imports form no circle."""
+"""Few modules import each heavy library, and no imports are circular."""
 
 import ast
 import pickle

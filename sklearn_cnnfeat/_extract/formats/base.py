@@ -75,7 +75,7 @@ class Format:
             )
 
     def is_installed(self):
-        """Tell whether the format can be written and read."""
+        """Return whether the format can be written and read."""
         return self.library is None or importlib.util.find_spec(self.library) is not None
 
     def read_manifest_beside(self, to):
@@ -130,7 +130,7 @@ def missing_digests(to):
 
 
 def is_whole(path, size=None):
-    """Tell whether there is a regular file, of so many bytes where that is known."""
+    """Return whether there is a regular file, of so many bytes where that is known."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

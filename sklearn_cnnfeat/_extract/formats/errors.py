@@ -18,7 +18,7 @@ def write_errors(file, failed):
 
 
 def is_of_errors(file):
-    """Tell whether `write_errors` wrote a file."""
+    """Return whether `write_errors` wrote a file."""
     try:
         with open(file, "rb") as table:
             return table.readline(100) == (",".join(_FAILED) + "\n").encode()
