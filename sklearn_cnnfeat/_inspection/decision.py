@@ -46,7 +46,7 @@ def decision_map(
 
     method : {"auto", "exact", "occlusion"}, default="auto"
         ``"exact"`` adds up to the decision, and needs affine steps and a linear model.
-        ``"occlusion"`` covers patches with the picture's mean colour and says by how much the
+        ``"occlusion"`` covers patches with the picture's mean color and says by how much the
         decision (or probability, where there is no decision function) falls. ``"auto"`` is exact
         where that is possible.
 

@@ -108,7 +108,7 @@ class DecisionMapDisplay:
             Of the patches that are covered, in pixels of the network's input.
 
         cmap : str or matplotlib Colormap, default="RdBu_r"
-            Colours, the middle one for zero.
+            Colors, the middle one for zero.
 
         alpha : float, default=0.85
             Opacity of the largest values; zero is transparent.
@@ -139,7 +139,7 @@ class DecisionMapDisplay:
         Parameters
         ----------
         cmap : str or matplotlib Colormap, default="RdBu_r"
-            Colours, the middle one for zero.
+            Colors, the middle one for zero.
 
         alpha : float, default=0.85
             Opacity of the largest values; zero is transparent.

@@ -155,7 +155,7 @@ class FeatureMapDisplay:
             for more.
 
         cmap : str or matplotlib Colormap, default="viridis"
-            Colours.
+            Colors.
 
         ax : matplotlib Axes or array of these, default=None
             Where to draw: as many as there are panels, images times layers.
@@ -233,7 +233,7 @@ class FeatureMapDisplay:
             Tiles side by side.
 
         cmap : str or matplotlib Colormap, default="viridis"
-            Colours.
+            Colors.
 
         ax : matplotlib Axes or array of these, default=None
             Where to draw: as many as there are panels, images times layers.

@@ -123,7 +123,7 @@ class FilterDisplay:
             each filter; then filters without weights look as vivid as others.
 
         cmap : str or matplotlib Colormap, default=None
-            Colours. None is gray for kernels and blue-white-red around zero for 1x1 convolutions
+            Colors. None is gray for kernels and blue-white-red around zero for 1x1 convolutions
             and dense layers.
 
         ax : matplotlib Axes, default=None
@@ -195,7 +195,7 @@ class FilterDisplay:
             One scale for all filters drawn, or one for each.
 
         cmap : str or matplotlib Colormap, default=None
-            Colours.
+            Colors.
 
         ax : matplotlib Axes, default=None
             Where to draw.
