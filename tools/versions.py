@@ -150,22 +150,33 @@ def report(environment, which, before):
     return after
 
 
+def fits(requirement, installed):
+    """Whether a requirement leaves what is installed as it is."""
+    from packaging.requirements import Requirement
+
+    requirement = Requirement(requirement)
+    version = installed.get(requirement.name)
+    return version is None or requirement.specifier.contains(version, prereleases=True)
+
+
 def install_test_tools(environment, which, installed):
     """Install what the tests need; what a notebook image holds stays as it is.
 
-    Elsewhere the tools may need other versions: NNCF does not take the newest NumPy.
+    Tests skip what is too old for them there. Elsewhere the tools may need other versions of what
+    is installed: NNCF does not take the newest NumPy.
     """
-    wanted = declared() if which == "no-tensorflow" else [".[test]"]
-    # Extras that bring TensorFlow back would make the test of its absence one of nothing.
-    wanted = [line for line in wanted if not line.startswith("tensorflow")]
+    wanted, pins = declared(), {}
     if which == "lowest":
-        wanted = lowest(declared())
+        wanted = lowest(wanted)
+    elif which == "no-tensorflow":
+        # Bringing TensorFlow back would make the test of its absence one of nothing.
+        wanted = [line for line in wanted if not line.startswith("tensorflow")]
+    elif which in IMAGES:
+        pins = {name: version for name, version in installed.items() if name != "sklearn-cnnfeat"}
+        wanted = [line for line in wanted if fits(line, pins)]
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
-        pins = installed.items() if which in IMAGES else ()
-        constraints.write_text(
-            "".join(f"{name}=={version}\n" for name, version in pins if name != "sklearn-cnnfeat")
-        )
+        constraints.write_text("".join(f"{name}=={pins[name]}\n" for name in pins))
         environment.install("--constraint", constraints, *wanted)
     if which == "no-tensorflow" and "tensorflow" in environment.packages():
         raise SystemExit("The tools of the tests have installed TensorFlow.")
