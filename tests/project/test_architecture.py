@@ -222,6 +222,7 @@ def test_files_and_functions_are_short(module):
 
 def test_the_picture_of_the_rooms_is_that_of_their_imports():
     sys.path.insert(0, str(ROOT.parent / "docs" / "_ext"))
-    import house
+    import module_graph
 
-    assert house.PICTURE.read_text(encoding="utf-8") == house.draw(house.floors(house.rooms()))
+    drawn = module_graph.draw(module_graph.levels_of(module_graph.modules()))
+    assert module_graph.PICTURE.read_text(encoding="utf-8") == drawn

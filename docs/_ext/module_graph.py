@@ -1,7 +1,7 @@
 """Draw the dependency diagram of the architecture page from the imports of the package.
 
-A node (`rooms`) is a module, or a package of modules. It is drawn on the lowest level (`floors`)
-above all nodes that it imports. ``python docs/_ext/house.py`` writes ``docs/images/house.svg``.
+A node is a module, or a package of modules. It is drawn on the lowest level above all nodes that it
+imports. ``python docs/_ext/module_graph.py`` writes ``docs/images/modules.svg``.
 """
 
 import ast
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "sklearn_cnnfeat"
-PICTURE = ROOT / "docs" / "images" / "house.svg"
+PICTURE = ROOT / "docs" / "images" / "modules.svg"
 # These gather names for users and contain nothing.
 _LEFT_OUT = {"__init__.py", "__main__.py"}
 _COLORS = ["#fdf3dc", "#e6f5e6", "#e8f0fb", "#efe8fb", "#f4f4f4"]
@@ -20,18 +20,18 @@ _BETWEEN = "\u00a0\u00a0 "
 _WIDTH, _ROW, _GAP, _LETTER = 760, 22, 14, 7.4
 
 
-def rooms():
+def modules():
     """Return, for each module, the modules that it imports."""
     graph = defaultdict(set)
     for path in sorted(PACKAGE.rglob("*.py")):
-        room = _room(path.relative_to(PACKAGE).parts)
-        if room in _LEFT_OUT:
+        module = _module(path.relative_to(PACKAGE).parts)
+        if module in _LEFT_OUT:
             continue
-        graph[room] |= {other for other in _imported(path) if other not in (room, *_LEFT_OUT)}
+        graph[module] |= {other for other in _imported(path) if other not in (module, *_LEFT_OUT)}
     return dict(graph)
 
 
-def _room(parts):
+def _module(parts):
     return parts[0] if parts[0].endswith(".py") else f"{parts[0]}/"
 
 
@@ -46,14 +46,13 @@ def _imported(path):
                     yield f"{names[0]}.py"
 
 
-def floors(graph):
+def levels_of(graph):
     """Return the modules of each level, lowest first; a circular import is an error."""
-    floor = {}
-    for room in TopologicalSorter(graph).static_order():
-        floor[room] = 1 + max((floor[other] for other in graph[room]), default=-1)
-    return [
-        sorted(room for room in floor if floor[room] == n) for n in range(1 + max(floor.values()))
-    ]
+    level = {}
+    for module in TopologicalSorter(graph).static_order():
+        level[module] = 1 + max((level[other] for other in graph[module]), default=-1)
+    n_levels = 1 + max(level.values())
+    return [sorted(name for name in level if level[name] == n) for n in range(n_levels)]
 
 
 def draw(levels):
@@ -90,4 +89,4 @@ def _wrap(names):
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(draw(floors(rooms())), encoding="utf-8")
+    PICTURE.write_text(draw(levels_of(modules())), encoding="utf-8")
