@@ -1,5 +1,6 @@
 """Shared fixtures: a home of our own for every run, real photographs where they are."""
 
+import importlib.util
 import os
 import sys
 from collections import defaultdict
@@ -10,6 +11,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
+
+if importlib.util.find_spec("tensorflow") is None:
+    # Tests import Keras themselves, and its default backend is TensorFlow.
+    from sklearn_cnnfeat._network.keras_models import import_keras
+
+    import_keras()
 
 _ASSETS = Path(
     os.environ.get("CNNFEAT_TEST_ASSETS")
