@@ -8,12 +8,12 @@ from sklearn_cnnfeat._network.engines.winograd import prefers_ncnn, winograd_sha
 
 
 def test_share_of_multiplications():
-    builder = Builder((8, 8, 128))
+    builder = Builder((28, 28, 128))
     x = builder.convolution(builder.pixels, 160)  # 3 x 3, stride 1
     y = builder.convolution(x, 16, 1)
     z = op.reduce_mean(builder.convolution(y, 16, strides=2), np.array([1, 2]), False)
-    of_winograd = 64 * 9 * 128 * 160
-    others = 64 * 160 * 16 + 16 * 9 * 16 * 16 + 16 * 10
+    of_winograd = 784 * 9 * 128 * 160
+    others = 784 * 160 * 16 + 196 * 9 * 16 * 16 + 16 * 10
     share = winograd_share(builder.model(builder.dense(z, 10)))
     assert share == pytest.approx(of_winograd / (of_winograd + others))
 
@@ -24,14 +24,20 @@ def test_share_of_multiplications():
     ids=str,
 )
 def test_other_convolutions_do_not_count(options):
-    builder = Builder((8, 8, 128))
+    builder = Builder((28, 28, 128))
     assert winograd_share(builder.model(builder.convolution(builder.pixels, 128, **options))) == 0
 
 
 @pytest.mark.parametrize("channels, filters", [(127, 256), (256, 127)])
 def test_few_channels_do_not_count(channels, filters):
-    builder = Builder((8, 8, channels))
+    builder = Builder((28, 28, channels))
     assert winograd_share(builder.model(builder.convolution(builder.pixels, filters))) == 0
+
+
+@pytest.mark.parametrize("shape", [(27, 28), (28, 27), (14, 14)])
+def test_small_maps_do_not_count(shape):
+    builder = Builder((*shape, 128))
+    assert winograd_share(builder.model(builder.convolution(builder.pixels, 128))) == 0
 
 
 def test_it_is_a_property_of_the_graph():
