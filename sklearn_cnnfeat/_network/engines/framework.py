@@ -1,6 +1,8 @@
 """The engine for a GPU and for models that OpenVINO cannot take: Keras itself, on any backend."""
 
 import threading
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from sklearn_cnnfeat._network.keras_layers import (
 )
 from sklearn_cnnfeat._network.keras_models import import_keras
 from sklearn_cnnfeat._network.pooling import pool
+from sklearn_cnnfeat._network.runtime import import_openvino
 
 # Images for one call: a GPU, and TensorFlow on a CPU, gain from large batches.
 KERAS_BATCH = 32
@@ -41,11 +44,30 @@ class KerasEngine:
     def run(self, batches, deliver):
         """Compute all batches; return when every row was delivered."""
         for tokens, pixels in batches:
-            with self._one_call:
+            with self._one_call, _in_float32():
                 outputs = self._model.predict_on_batch(np.asarray(pixels, np.float32))
             outputs = outputs if isinstance(outputs, list) else [outputs]
             for i, token in enumerate(tokens):
                 deliver(token, [np.asarray(output[i]) for output in outputs])
+
+
+@contextmanager
+def _in_float32():
+    """Keep Keras' OpenVINO backend from computing in bfloat16 where the processor can.
+
+    Its `predict_on_batch` compiles the model without a word on precision, which then is the choice
+    of OpenVINO: on a processor with AMX features would be off by 1e-3.
+    """
+    if import_keras().backend.backend() != "openvino":
+        yield
+        return
+    openvino = import_openvino()
+    compile_model = openvino.compile_model
+    openvino.compile_model = partial(compile_model, config={"INFERENCE_PRECISION_HINT": "f32"})
+    try:
+        yield
+    finally:
+        openvino.compile_model = compile_model
 
 
 def part_of(model, source, info, preprocessing):
