@@ -11,6 +11,7 @@ from sklearn_cnnfeat._network import graph
 from sklearn_cnnfeat._network.converted import ConversionError, UnsupportedLayersError
 from sklearn_cnnfeat._network.engines.openvino import (
     OpenVINOEngine,
+    compile_in_float32,
     first_line,
     write_network,
 )
@@ -168,10 +169,8 @@ def _front_end(model, source, input_shape):
 def _run_unchanged(converted, pixels, paths):
     """Compute some layers by the graph as the front end has made it."""
     outputs = [converted.outputs[path] for path in paths]
-    openvino = import_openvino()
-    network = openvino.Model(outputs, converted.model.get_parameters())
-    compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    values = compiled(pixels)
+    network = import_openvino().Model(outputs, converted.model.get_parameters())
+    values = compile_in_float32(network)(pixels)
     return [np.array(values[i]) for i in range(len(paths))]
 
 

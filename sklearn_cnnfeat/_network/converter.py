@@ -15,6 +15,7 @@ from sklearn_cnnfeat._network.engines import framework
 from sklearn_cnnfeat._network.engines.openvino import first_line
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError
+from sklearn_cnnfeat._network.runtime import has_gpu_files
 from sklearn_cnnfeat._network.spec import describe
 from sklearn_cnnfeat._network.weights import find_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
@@ -177,8 +178,8 @@ def _has_tensorflow():
 @lru_cache(maxsize=1)
 def has_gpu():
     """Whether the backend of Keras that the user has chosen sees a GPU."""
-    # Device files of NVIDIA's and AMD's drivers: no process is started only to see none.
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
+    # No process is started only to see none.
+    if not has_gpu_files():
         return False
     process = KerasProcess({})
     try:

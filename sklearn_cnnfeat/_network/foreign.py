@@ -15,7 +15,7 @@ import numpy as np
 from sklearn_cnnfeat._files import digest_of_file, digest_of_text
 from sklearn_cnnfeat._network import conversion, graph, onnx_models, store, timm_models
 from sklearn_cnnfeat._network.converted import ConversionError
-from sklearn_cnnfeat._network.engines.openvino import write_network
+from sklearn_cnnfeat._network.engines.openvino import compile_in_float32, write_network
 from sklearn_cnnfeat._network.folding import fold_batch_normalization
 from sklearn_cnnfeat._network.keras_models import is_keras_model
 from sklearn_cnnfeat._network.layers import sentence
@@ -23,7 +23,7 @@ from sklearn_cnnfeat._network.layout import carry_transpositions
 from sklearn_cnnfeat._network.onnx_files import read_onnx
 from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError, limited_memory
 from sklearn_cnnfeat._network.record import NetworkRecord
-from sklearn_cnnfeat._network.runtime import import_openvino
+from sklearn_cnnfeat._network.runtime import has_gpu_files, import_openvino
 from sklearn_cnnfeat._network.spec import (
     NETWORK_FORMAT,
     Normalization,
@@ -155,8 +155,8 @@ def check_engine(source, engine):
 
 def choose_engine(source):
     """Return the engine that ``engine="auto"`` means on this machine for such a network."""
-    # Device files of NVIDIA's and AMD's drivers: PyTorch is not imported only to see no GPU.
-    if source.kind == "onnx" or not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd"))):
+    # PyTorch is not imported only to see none.
+    if source.kind == "onnx" or not has_gpu_files():
         return "openvino"
     from sklearn_cnnfeat._network.engines.torch_engine import find_device
 
@@ -364,8 +364,7 @@ def _run(converted, path, images):
     """
     openvino = import_openvino()
     part = openvino.Model([converted.outputs[path]], converted.model.get_parameters()).clone()
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(part, "CPU", options)
+    compiled = compile_in_float32(part)
     return [compiled(pixels)[0] for pixels in (images, images * np.float32(1 + _LAST_BITS))]
 
 

@@ -61,6 +61,11 @@ def check_openvino():
     openvino.Core().compile_model(network, "CPU")
 
 
+def has_gpu_files():
+    """Whether a driver of NVIDIA or AMD is there, found out without importing a framework."""
+    return any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/kfd"))
+
+
 def supports_bfloat16():
     """Whether this processor computes bfloat16 in hardware."""
     openvino = import_openvino()

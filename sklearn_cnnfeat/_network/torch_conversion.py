@@ -13,6 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from sklearn_cnnfeat._network.channels_first import to_converted
+from sklearn_cnnfeat._network.engines.openvino import compile_in_float32
+from sklearn_cnnfeat._network.engines.openvino import first_line as failure_of
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.runtime import import_openvino
 from sklearn_cnnfeat._network.torch_calls import (
@@ -66,9 +68,9 @@ def convert_module(module, size, name, resize=None):
         try:
             model = _read(traced)
         except Exception as error:
+            reason = failure_of(error).rstrip(".")
             raise EngineError(
-                f"OpenVINO cannot take {name}: {_last_line(error)}. engine='torch' runs it on "
-                "PyTorch itself."
+                f"OpenVINO cannot take {name}: {reason}. engine='torch' runs it on PyTorch itself."
             ) from error
         outputs = dict(zip(paths, (_value(output) for output in model.outputs), strict=True))
         outputs = {path: output for path, output in outputs.items() if path in orders}
@@ -165,8 +167,7 @@ def _check(model, paths, module, name):
     n = n.get_length() if n.is_static else 2
     shape = tuple(size.get_length() for size in shape)
     images = _example((n, *shape), seed=1)
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    computed = openvino.Core().compile_model(model, "CPU", options)(images.numpy())
+    computed = compile_in_float32(model)(images.numpy())
     calls, failure = record_calls(module, images, torch.clone)
     if failure is not None:
         raise explain(failure, name, (*shape[1:], shape[0])) from failure
@@ -183,7 +184,7 @@ def _check(model, paths, module, name):
         if not difference <= allowed:
             # The CPU plugin may compute garbage where a view of a result is another one.
             alone = openvino.Model([_value(model.outputs[i])], model.get_parameters())
-            computed_alone = openvino.Core().compile_model(alone, "CPU", options)(images.numpy())
+            computed_alone = compile_in_float32(alone)(images.numpy())
             difference = _difference(computed_alone[0], value)
         if not difference <= allowed:
             exact = _run_in_float64(module, images) if exact is None else exact
@@ -224,9 +225,3 @@ def _example(shape, seed):
     generator = torch.Generator().manual_seed(seed)
     coarse = 2 * torch.rand((*shape[:2], 8, 8), generator=generator) - 1
     return torch.nn.functional.interpolate(coarse, shape[2:], mode="bilinear").contiguous()
-
-
-def _last_line(error):
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and "http" not in line]
-    return f"{type(error).__name__}: {told[-1].rstrip('.') if told else ''}"

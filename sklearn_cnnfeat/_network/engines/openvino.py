@@ -131,6 +131,12 @@ def write_network(network, folder):
         ) from error
 
 
+def compile_in_float32(network):
+    """Compile a graph as it is, in float32 also on processors that prefer bfloat16."""
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    return import_openvino().Core().compile_model(network, "CPU", exact)
+
+
 def first_line(error):
     """Return an OpenVINO error without its source location and its link to the help."""
     lines = [line.strip() for line in str(error).splitlines()]
