@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
@@ -93,6 +94,28 @@ def _generate_photos(folder):
         temporary = path.with_suffix(".tmp")
         Image.fromarray(pixels).save(temporary, "JPEG", quality=85)
         temporary.rename(path)
+
+
+def run_alone(script, name, environment=None, seconds=None):
+    """Run ``script --one NAME`` in a separate process; return the record that it prints as JSON.
+
+    An error, or a process that takes longer than so many seconds, gives a record of that.
+    """
+    command = [sys.executable, script, "--one", name]
+    try:
+        process = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=os.environ | (environment or {}),
+        )
+    except subprocess.TimeoutExpired:
+        return {"network": name, "error": f"not done after {seconds} seconds"}
+    if process.returncode == 0:
+        return json.loads(process.stdout.splitlines()[-1])
+    lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
+    return {"network": name, "error": lines[-1]}
 
 
 def cycled(paths, count):

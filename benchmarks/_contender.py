@@ -56,7 +56,7 @@ class Contender:
         raise NotImplementedError
 
     def features(self, paths):
-        """Return an array with one row a file."""
+        """Return an array with one row per file."""
         raise NotImplementedError
 
 

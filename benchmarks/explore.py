@@ -1,6 +1,6 @@
 """What a page to explore and a map of photographs cost beyond the network: seconds, memory, bytes.
 
-Each figure comes from a process of its own. Photographs are cut out of those that there are, each
+Each figure comes from a separate process. Photographs are cut out of those that there are, each
 elsewhere and some mirrored, so that all files differ. With Chromium and playwright the pages are
 opened as well: seconds until the first picture, and frames a second while the map is zoomed.
 """
@@ -46,7 +46,7 @@ _FRAMES = """async () => {
 }"""
 
 
-# --- parts, each in a process of its own ----------------------------------------------------------
+# --- parts, each in a separate process ------------------------------------------------------------
 
 
 def make_transformer(options):
@@ -168,7 +168,7 @@ PARTS = {
 
 
 def run_part(name, options, count, page=None):
-    """Run one part in a process of its own; return its figures."""
+    """Run one part in a separate process; return its figures."""
     command = [sys.executable, __file__, "--part", name, "--count", str(count)]
     command += ["--page", str(page)] if page else []
     command += ["--random"] if options.random else []

@@ -40,7 +40,7 @@ TASKS = ("transform", *FORMATS)
 _WARM_UP = 16
 
 
-# --- in a process of its own ----------------------------------------------------------------------
+# --- in a separate process ----------------------------------------------------------------------
 
 
 def _make_transformer(network, paths):

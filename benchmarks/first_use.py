@@ -1,6 +1,6 @@
 """The first use of a network, another layer of it, and a first and a second model in a process.
 
-Each row is a process of its own with an empty cache folder, but for "another layer", which finds
+Each row is a separate process with an empty cache folder, but for "another layer", which finds
 what the one before it has converted. Seconds are counted from the start of the interpreter to the
 first row. "converting" is the peak memory of the process that converts, if there is one.
 

@@ -1,6 +1,6 @@
 """Do memory, threads and file handles stay flat over a long time?
 
-Three runs, each in a process of its own: tens of thousands of `transform` calls with one small
+Three runs, each in a separate process: tens of thousands of `transform` calls with one small
 image each; one stream over tens of thousands of files; and images of ever other sizes through a
 fully convolutional network. Samples are taken all the time. Memory is fitted with a straight line
 after the first part of a run; its uncertainty comes from the scatter of the means of blocks of
@@ -174,7 +174,7 @@ def child(name, options):
 
 
 def run(name, options):
-    """Run `child` in a process of its own; return its samples."""
+    """Run `child` in a separate process; return its samples."""
     counts = {setting: getattr(options, setting) for setting in ("calls", "images", "sizes")}
     with tempfile.TemporaryDirectory() as folder:
         # A first process compiles the network, with TensorFlow; the other one only loads it.

@@ -111,7 +111,7 @@ def child(kind, n_crops, n_jobs, paths):
 
 
 def run(kind, n_crops, n_jobs, options):
-    """Run `child` in a process of its own."""
+    """Run `child` in a separate process."""
     command = [sys.executable, __file__, "--job", json.dumps([kind, n_crops, n_jobs])]
     if options.photos:
         command += ["--photos", options.photos]

@@ -12,7 +12,6 @@ import argparse
 import gc
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _common import RESULTS, describe_machine, print_machine
+from _common import RESULTS, describe_machine, print_machine, run_alone
 
 from sklearn_cnnfeat import CNNFeatureTransformer, list_models
 from sklearn_cnnfeat._network.zoo import find_architecture
@@ -146,18 +145,9 @@ def check(name):
     return {"network": name, "size": size, "seconds": seconds, "layers": rows}
 
 
-def run_alone(name):
-    """Run `check` in a process of its own; return its record, or one of its error."""
-    process = subprocess.run(
-        [sys.executable, __file__, "--one", name],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    if process.returncode == 0:
-        return json.loads(process.stdout.splitlines()[-1])
-    lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
-    return {"network": name, "error": lines[-1]}
+def check_alone(name):
+    """Run `check` in a separate process; return its record, or one of its error."""
+    return run_alone(__file__, name, {"TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
 def show(record):
@@ -197,7 +187,7 @@ def main():
         f" {'openvino':>9} {'keras':>9}"
     )
     for name in names:
-        record = run_alone(name)
+        record = check_alone(name)
         show(record)
         report["networks"][name] = record
         RESULTS.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 Run as ``python benchmarks/timm_sample.py [NAME ...]``; without names, those of the sample that are
 not yet in ``benchmarks/results/timm_sample.json``. Weights are random, as timm draws them. Each
-network runs in a process of its own with one thread. It counts as converted if its features came
+network runs in a separate process with one thread. It counts as converted if its features came
 out of OpenVINO: a conversion compares every layer with PyTorch and fails where one differs by more
 than 1e-3 of the largest value. Networks of more than 150 million parameters are left out.
 Convolutional networks run at 128 pixels or at the least that timm says they take.
@@ -12,13 +12,11 @@ import argparse
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 
 import numpy as np
-from _common import RESULTS, describe_machine, print_machine
+from _common import RESULTS, describe_machine, print_machine, run_alone
 
 REPORT = RESULTS / "timm_sample.json"
 N_NAMES, SEED = 100, 0
@@ -77,22 +75,6 @@ def check(name):
     return record | {"seconds": round(time.perf_counter() - begin, 1)}
 
 
-def run_alone(name):
-    """Run `check` in a process of its own; return its record, or one of its error."""
-    command = [sys.executable, __file__, "--one", name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        process = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, env=environment
-        )
-    except subprocess.TimeoutExpired:
-        return {"network": name, "error": f"not done after {_SECONDS} seconds"}
-    if process.returncode == 0:
-        return json.loads(process.stdout.splitlines()[-1])
-    lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
-    return {"network": name, "error": lines[-1]}
-
-
 def show(record):
     """Print the line of one network."""
     told = record.get("error") or record.get("skipped")
@@ -114,7 +96,7 @@ def main():
     report["machine"] = describe_machine()
     print_machine(report["machine"])
     for name in arguments.networks or [n for n in sample if n not in report["networks"]]:
-        report["networks"][name] = run_alone(name)
+        report["networks"][name] = run_alone(__file__, name, {"OMP_NUM_THREADS": "1"}, _SECONDS)
         show(report["networks"][name])
         REPORT.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
     records = [report["networks"][name] for name in sample if name in report["networks"]]

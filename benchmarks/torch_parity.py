@@ -1,7 +1,7 @@
 """Are the features those of PyTorch and of ONNX Runtime? Two networks and more of each family.
 
 Run as ``python benchmarks/torch_parity.py [NAME ...]``; without names, all networks that are not
-yet in ``benchmarks/results/torch_parity.json``. Each network runs in a process of its own on two
+yet in ``benchmarks/results/torch_parity.json``. Each network runs in a separate process on two
 photographs, without a download and with a temporary home. Compared are the first layer with
 weights, the middle one and the last one, relative to the largest value of the layer.
 
@@ -17,13 +17,12 @@ import argparse
 import copy
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from _common import RESULTS, describe_machine, print_machine
+from _common import RESULTS, describe_machine, print_machine, run_alone
 
 from sklearn_cnnfeat import CNNFeatureTransformer, layer_summary
 
@@ -283,17 +282,6 @@ def check(name):
 # --- the report -----------------------------------------------------------------------------------
 
 
-def run_alone(name):
-    """Run `check` in a process of its own; return its record, or one of its error."""
-    process = subprocess.run(
-        [sys.executable, __file__, "--one", name], capture_output=True, text=True
-    )
-    if process.returncode == 0:
-        return json.loads(process.stdout.splitlines()[-1])
-    lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
-    return {"network": name, "error": lines[-1]}
-
-
 def worst(record, part="layers"):
     """Return the largest difference of a record; None where it has none."""
     return max((row["difference"] for row in record.get(part, [])), default=None)
@@ -332,7 +320,7 @@ def main():
         f"{'network':<34} {'layer':<30} {'PyTorch':>9} {'float64':>9} {'torch 64':>9} {'ONNX':>9}"
     )
     for name in arguments.networks or missing:
-        record = run_alone(name)
+        record = run_alone(__file__, name)
         show(record)
         report["networks"][name] = record
         REPORT.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")

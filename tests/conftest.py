@@ -77,6 +77,14 @@ def assets():
     return _ASSETS
 
 
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """Return the file of a small network."""
+    from small_network import save_network
+
+    return save_network(tmp_path_factory.mktemp("model") / "small.keras")
+
+
 @pytest.fixture(scope="session")
 def photos(assets):
     """Return the sorted paths of the photographs."""

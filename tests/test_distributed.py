@@ -17,7 +17,7 @@ from sklearn import config_context
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
-from small_network import save_network, save_photos
+from small_network import save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._dask import tasks_at_once
@@ -26,11 +26,6 @@ from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 from sklearn_cnnfeat.exceptions import ImageError
 
 N = 11
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("network") / "small.keras")
 
 
 @pytest.fixture(scope="module")

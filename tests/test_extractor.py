@@ -6,18 +6,13 @@ import pickle
 
 import numpy as np
 import pytest
-from small_network import save_network, save_photos
+from small_network import save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._row_sinks import ArraySink
 from sklearn_cnnfeat._transformer import extractor_for, extractor_of
 
 N = 7
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("model") / "small.keras")
 
 
 @pytest.fixture(scope="module")

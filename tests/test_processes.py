@@ -16,17 +16,12 @@ import pytest
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
-from small_network import save_network, save_photos
+from small_network import save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 
 N = 12
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("network") / "small.keras")
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,6 @@ N = 6
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("model") / "small.keras")
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return save_photos(tmp_path_factory.mktemp("photos"), N)
 

@@ -32,11 +32,6 @@ N = 24
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("model") / "small.keras")
-
-
-@pytest.fixture(scope="module")
 def other_network(tmp_path_factory):
     return save_network(tmp_path_factory.mktemp("model") / "small.keras", seed=10)
 

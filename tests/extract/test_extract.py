@@ -40,11 +40,6 @@ N = 30
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("network") / "small.keras")
-
-
-@pytest.fixture(scope="module")
 def other_network(tmp_path_factory):
     return save_network(tmp_path_factory.mktemp("network") / "small.keras", seed=7)
 

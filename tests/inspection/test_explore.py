@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from explored import HOSTILE, WORSE, N, Page, fit_pipeline, make_data
+from explored import HOSTILE, WORSE, N, Page
 from PIL import Image
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
@@ -16,28 +16,6 @@ from sklearn.svm import SVC
 from small_network import count_computed
 
 from sklearn_cnnfeat import CNNFeatureTransformer, decision_map, explore
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def pipe(data):
-    return fit_pipeline(*data)
-
-
-@pytest.fixture(scope="module")
-def path(data, pipe, tmp_path_factory):
-    _, photos, y = data
-    to = tmp_path_factory.mktemp("page") / "page.html"
-    return explore(pipe, photos, y, to, layers=["one", "three"], details=[4, 7])
-
-
-@pytest.fixture(scope="module")
-def page(path):
-    return Page(path.read_text(encoding="utf-8"))
 
 
 def test_one_file_that_needs_nothing_else(path, page):

@@ -28,11 +28,6 @@ from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("network") / "small.keras")
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     return save_photos(tmp_path_factory.mktemp("pictures"), 6)
 

@@ -102,7 +102,7 @@ def test_layers_of_the_classifier(name, layers, tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_at_native_size(name):
-    record = parity.run_alone(name)
+    record = parity.check_alone(name)
     assert "error" not in record, record["error"]
     for row in record["layers"]:
         for engine in parity.ENGINES:

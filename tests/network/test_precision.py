@@ -9,17 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.base import clone
-from small_network import save_network, save_photos
+from small_network import save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._network import networks
 from sklearn_cnnfeat._network import quantize as quantize_module
 from sklearn_cnnfeat.exceptions import ImageError, UnreadableImageWarning
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("network") / "small.keras")
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,12 @@ import warnings
 
 import numpy as np
 import pytest
-from small_network import save_network, save_photos
+from small_network import save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._network import networks, store, whole_networks
 from sklearn_cnnfeat._network.spec import digest_of_text
 from sklearn_cnnfeat.exceptions import EngineWarning, ProgramWarning
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("network") / "small.keras")
 
 
 @pytest.fixture(scope="module")
