@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import os
+import re
+import shutil
 import tempfile
 import uuid
 from functools import lru_cache
@@ -61,6 +63,19 @@ def replaced_whole(path, suffix):
         if isinstance(error, OSError) and (error.filename is None or error.filename2 is not None):
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
+
+
+def copy_whole(source, path):
+    """Copy a file's content; the copy has all of it, or does not exist."""
+    with replaced_whole(path, ".part") as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def remove_unfinished(folder):
+    """Remove what `copy_whole` and `write_whole` leave in a folder when they are killed."""
+    for path in folder.iterdir():
+        if re.fullmatch(rf"\.\w{{8}}\.part|.+\.[0-9a-f]{{32}}\{UNFINISHED}", path.name):
+            path.unlink()
 
 
 def digest_of_text(text):

@@ -1,14 +1,12 @@
 """Make a folder of published weights for machines without internet."""
 
 import json
-import os
-import shutil
 from numbers import Integral
 from pathlib import Path
 
 import pandas as pd
 
-from sklearn_cnnfeat._files import digest_of_file, replaced_whole, write_whole
+from sklearn_cnnfeat._files import copy_whole, digest_of_file, write_whole
 from sklearn_cnnfeat._network.converter import download_weights
 from sklearn_cnnfeat._network.spec import Source
 from sklearn_cnnfeat._network.weights import MANIFEST, VARIABLE, find_weights, read_manifest
@@ -81,25 +79,37 @@ def pack_weights(models, folder, *, classifier=False, input_size=None):
 
     Then upload ``my-weights`` as a Kaggle dataset.
     """
+    # Whatever is wrong shows before the first file is written.
+    found = locate_weights(models, classifier, input_size)
+    return copy_weights(found, Path(folder).expanduser())
+
+
+def locate_weights(models, classifier, input_size):
+    """Return pairs of a network and the path of its published file, as `pack_weights` copies them.
+
+    Files that are missing on this machine are downloaded.
+    """
     architectures = [_find(name) for name in ([models] if isinstance(models, str) else models)]
     if not architectures:
         raise ValueError("models is empty; name at least one network, as list_models() lists them.")
     if input_size is not None and (not isinstance(input_size, Integral) or input_size < 1):
         raise ValueError(f"input_size must be a number of pixels or None. Got {input_size!r}.")
-    # Whatever is wrong shows before the first file is written.
-    found = [
+    return [
         (architecture, _locate(architecture, include_top, input_size))
         for architecture in architectures
         for include_top in ((False, True) if classifier else (False,))
     ]
-    folder = Path(folder).expanduser()
+
+
+def copy_weights(found, folder):
+    """Copy what `locate_weights` returns into a folder; return the table of `pack_weights`."""
     folder.mkdir(parents=True, exist_ok=True)
     entries, rows = read_manifest(folder), []
     for architecture, source in found:
         digest = digest_of_file(str(source))
         path = folder / source.name
         if not (path.exists() and digest_of_file(str(path)) == digest):
-            _copy(source, path)
+            copy_whole(source, path)
         entries[path.name] = {
             "model": architecture.name,
             "n_bytes": path.stat().st_size,
@@ -129,13 +139,6 @@ def _locate(architecture, include_top, input_size):
         source = Source("zoo", architecture.name, weights="imagenet", include_top=include_top)
         path = download_weights(source, size)
     return path
-
-
-def _copy(source, path):
-    """Copy a file; one of that name is there whole or not at all."""
-    with replaced_whole(path, ".part") as temporary:
-        shutil.copyfile(source, temporary)
-        os.chmod(temporary, 0o644)  # readable for other users of the folder
 
 
 def _describe(folder, entries):

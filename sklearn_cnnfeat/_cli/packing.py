@@ -1,22 +1,23 @@
 """One folder for a machine without internet: published weights, and the wheels that it lacks."""
 
+import errno
 import json
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import requires
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from urllib.parse import unquote, urlsplit
 
 import sklearn_cnnfeat
-from sklearn_cnnfeat._files import digest_of_file, write_whole
-from sklearn_cnnfeat._weights import pack_weights
+from sklearn_cnnfeat._files import copy_whole, digest_of_file, remove_unfinished, write_whole
+from sklearn_cnnfeat._weights import copy_weights, locate_weights
 
 _DISTRIBUTION = "sklearn-cnnfeat"
 _LISTS = Path(__file__).parent / "targets"
+_CHECKSUMS = "SHA256SUMS"
 # The tags of wheels, by the second half of a target such as "cp312-manylinux".
 _PLATFORMS = {
     "manylinux": tuple(
@@ -48,7 +49,8 @@ Elsewhere, type `pip install --no-index --find-links wheels sklearn-cnnfeat` in 
 the environment variable `SKLEARN_CNNFEAT_WEIGHTS` to it.
 
 `wheels/` holds what {target} lacks, `weights/` the published weights, which are found
-automatically on Kaggle. `sha256sum --check SHA256SUMS` checks all files.
+automatically on Kaggle. `sha256sum --check SHA256SUMS` checks all files. A folder without
+`SHA256SUMS` is not complete: run `cnnfeat pack` again.
 
 | file | MB |
 | --- | --- |
@@ -99,12 +101,19 @@ def find_target(name=None):
 def pack(folder, models, target=None, *, classifier=False, input_size=None):
     """Write a folder with weights, wheels, checksums, an install cell and a README.
 
-    Return one dictionary per file: its name in the folder, its bytes and its SHA-256.
+    The checksums are written last, and removed before anything changes: a folder that has them is
+    complete. Return one dictionary per file: its name in the folder, its bytes and its SHA-256.
     """
     folder, target = Path(folder), find_target(target)
-    (folder / "wheels").mkdir(parents=True, exist_ok=True)
-    pack_weights(list(models), folder / "weights", classifier=classifier, input_size=input_size)
-    _pack_wheels(target, folder / "wheels")
+    weights = locate_weights(list(models), classifier, input_size)
+    with TemporaryDirectory(prefix="cnnfeat-") as temporary:
+        wheels = _fetch_wheels(target, Path(temporary))
+        (folder / "wheels").mkdir(parents=True, exist_ok=True)
+        (folder / _CHECKSUMS).unlink(missing_ok=True)
+        _put_wheels(wheels, folder / "wheels")
+    copy_weights(weights, folder / "weights")
+    for part in (folder, folder / "wheels", folder / "weights"):
+        remove_unfinished(part)
     paths = sorted(path for part in ("wheels", "weights") for path in (folder / part).iterdir())
     rows = [
         {
@@ -121,9 +130,9 @@ def pack(folder, models, target=None, *, classifier=False, input_size=None):
 def _describe(folder, target, rows):
     table = "\n".join(f"| `{row['file']}` | {row['n_bytes'] / 1e6:.1f} |" for row in rows)
     texts = {
-        "SHA256SUMS": "".join(f"{row['sha256']}  {row['file']}\n" for row in rows),
         "install_cell.py": INSTALL_CELL,
         "README.md": _README.format(target=target.name, cell=INSTALL_CELL, table=table),
+        _CHECKSUMS: "".join(f"{row['sha256']}  {row['file']}\n" for row in rows),
     }
     for name, text in texts.items():
         write_whole(folder / name, [text.encode()])
@@ -132,21 +141,23 @@ def _describe(folder, target, rows):
 # --- wheels ---------------------------------------------------------------------------------------
 
 
-def _pack_wheels(target, folder):
-    """Fill a folder with the wheels that a target lacks; those of earlier calls go."""
-    with TemporaryDirectory(prefix="cnnfeat-") as temporary:
-        temporary = Path(temporary)
-        own = _own_wheel(temporary)
-        wanted = _resolve(own, target, temporary)
-        fresh = temporary / "wheels"
-        fresh.mkdir()
-        if wanted:
-            _pip("download", "--no-deps", *_tags(target), "--dest", fresh, *wanted)
-        shutil.copy(own, fresh)
-        for old in folder.glob("*.whl"):
-            old.unlink()
-        for wheel in fresh.iterdir():
-            shutil.move(wheel, folder)
+def _fetch_wheels(target, folder):
+    """Return the paths of the wheels that a target lacks, and of this package's, in a folder."""
+    own = _own_wheel(folder)
+    wanted = _resolve(own, target, folder)
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    if wanted:
+        _pip("download", "--no-deps", *_tags(target), "--dest", wheels, *wanted)
+    return [own, *sorted(wheels.iterdir())]
+
+
+def _put_wheels(wheels, folder):
+    """Copy wheels into a folder; those of earlier calls go."""
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    for wheel in wheels:
+        copy_whole(wheel, folder / wheel.name)
 
 
 def _own_wheel(folder):
@@ -210,7 +221,14 @@ def _pip(*arguments):
         [*command, "--quiet", "--disable-pip-version-check"], capture_output=True, text=True
     )
     if done.returncode:
+        message = done.stderr.strip() or done.stdout.strip()
+        if f"[Errno {errno.ENOSPC}]" in message:
+            raise OSError(
+                errno.ENOSPC,
+                f"pip {arguments[0]} failed: the disk of {gettempdir()!r} is full. Make space "
+                "there, or name another folder for temporary files with TMPDIR",
+            )
         raise RuntimeError(
-            f"pip {arguments[0]} failed: {done.stderr.strip() or done.stdout.strip()}\n"
+            f"pip {arguments[0]} failed: {message}\n"
             "Packing needs pip and the package index: run it where there is internet."
         )
