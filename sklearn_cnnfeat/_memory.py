@@ -1,5 +1,6 @@
 """Memory: whether an array fits into it, and errors of other packages where it does not suffice."""
 
+import ctypes
 from contextlib import contextmanager
 
 import psutil
@@ -57,3 +58,12 @@ def check_memory(n_bytes, what, remedy):
         raise MemoryError(
             f"{what} take {n_bytes / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free. {remedy}"
         )
+
+
+def return_free_memory():
+    """Give back to the system what is free between allocations, where C's library can do that."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return  # Only glibc has the function, and Windows no library without a name.
+    trim(0)

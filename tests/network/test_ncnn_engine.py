@@ -1,5 +1,6 @@
 """The engine that runs networks on ncnn: rows, threads, interrupts, memory, what it opens."""
 
+import ctypes
 import subprocess
 import sys
 import threading
@@ -269,3 +270,24 @@ print(seen)
         str(path),
     )
     assert out.strip() == "[]"
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc"
+)
+def test_loading_keeps_no_memory_that_is_free():
+    result = run_child(
+        """
+import ctypes
+import psutil
+from network.graphs import plain_network
+from sklearn_cnnfeat._network.engines.ncnn import NcnnNetwork
+
+model = plain_network(filters=[64, 128, 128, 256, 256, 256])
+network = NcnnNetwork(model)
+loaded = psutil.Process().memory_info().rss
+ctypes.CDLL(None).malloc_trim(0)
+print(loaded - psutil.Process().memory_info().rss)
+"""
+    )
+    assert int(result) < 2**20
