@@ -105,7 +105,7 @@ def convert_model(model, source, input_size, folder):
     # Computed before the graph is changed, because the reference may share it.
     expected = run(pixels, paths)
     try:
-        permutations = _simplify(converted)
+        permutations = simplify(converted)
         network = graph.name_layers(converted, permutations)
         record = replace(
             record,
@@ -122,8 +122,8 @@ def convert_model(model, source, input_size, folder):
     return replace(record, reason=reason_to_refuse(computed, expected, source)).to_json()
 
 
-def _simplify(converted):
-    """Simplify a graph for storage; return where each layer is, with its permutation."""
+def simplify(converted):
+    """Simplify a graph for storage, in place; return where each layer is, with its permutation."""
     outputs = drop_identities(converted.model, converted.outputs)
     carried = carry_transpositions(converted.model, outputs)
     outputs = {path: output for path, (output, _) in carried.items()}

@@ -16,10 +16,8 @@ from sklearn_cnnfeat._files import digest_of_file, digest_of_text
 from sklearn_cnnfeat._network import conversion, graph, onnx_models, store, timm_models
 from sklearn_cnnfeat._network.converted import ConversionError
 from sklearn_cnnfeat._network.engines.openvino import compile_in_float32, write_network
-from sklearn_cnnfeat._network.folding import fold_batch_normalization
 from sklearn_cnnfeat._network.keras_models import is_keras_model
 from sklearn_cnnfeat._network.layers import sentence
-from sklearn_cnnfeat._network.layout import carry_transpositions
 from sklearn_cnnfeat._network.onnx_files import read_onnx
 from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError, limited_memory
 from sklearn_cnnfeat._network.record import NetworkRecord
@@ -337,8 +335,7 @@ def _finish(converted, source, folder, converter, is_lasting=True):
     images = conversion.sample_pixels(record.input_shape, 1) / np.float32(127.5) - 1
     try:
         expected = [_run(converted, path, images) for path in paths]
-        fold_batch_normalization(converted.model, converted.outputs)
-        permutations = carry_transpositions(converted.model, converted.outputs)
+        permutations = conversion.simplify(converted)
         network = graph.name_layers(converted, permutations)
         record = replace(
             record,

@@ -46,6 +46,14 @@ def import_operations():
     return operations
 
 
+def import_passes():
+    """Return OpenVINO's passes over graphs."""
+    import_openvino()
+    import openvino.passes as passes
+
+    return passes
+
+
 @lru_cache(maxsize=1)
 def has_openvino():
     """Whether OpenVINO is installed."""

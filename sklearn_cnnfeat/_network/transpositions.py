@@ -15,6 +15,8 @@ from sklearn_cnnfeat._network.runtime import import_operations
 _NUMPY_TYPES = {"f64", "f32", "f16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8"}
 # Stands for a dimension that is not known when values are compared by size.
 _TYPICAL_LENGTH = 1000
+# Of maps that are channels first in the network, and were computed channels last.
+_KEPT_CHANNELS_LAST = (0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -121,4 +123,11 @@ def cheapest_order(values, rank):
             sizes[own] = sizes.get(own, 0) + value.size
     if not any(normalized(order) for order in sizes):
         return None
-    return max(sizes, key=lambda order: (sizes[order], normalized(order) is not None))
+    # Of orders that cost the same, the one with channels first: convolutions take and give it.
+    return max(sizes, key=lambda order: (sizes[order], _preference(order)))
+
+
+def _preference(order):
+    if order == _KEPT_CHANNELS_LAST:
+        return 0
+    return 1 if normalized(order) is None else 2

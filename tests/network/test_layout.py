@@ -244,6 +244,25 @@ def test_branches_in_different_orders_are_joined():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_maps_join_with_channels_first(is_swapped):
+    """As in ConvNeXt's blocks by PyTorch: convolutions, and dense layers between transpositions."""
+    parameter = ops.parameter([2, 4, 5, 6], np.float32)
+    weights = constant(_RNG.standard_normal((4, 4, 1, 1)))
+    shape = [1, 1], [0, 0], [0, 0], [1, 1]
+    maps = ops.convolution(parameter, weights, *shape).output(0)
+    dense = ops.matmul(transpose(maps, _TO_LAST), constant(np.eye(4)), False, False)
+    branches = [maps, transpose(dense, _TO_SECOND)]
+    total = ops.add(*(branches[::-1] if is_swapped else branches))
+    output = ops.convolution(total, weights, *shape).output(0)
+    before, after, kept = carry(parameter, [total.output(0), output], pixels_of((2, 4, 5, 6)))
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(other, one, **_CLOSE)
+    assert [order for _, order in kept] == [None, None]
+    # The two around the dense layer.
+    assert kinds([held_by for held_by, _ in kept], parameter).count("Transpose") == 2
+
+
 def test_squeeze_and_excitation_keeps_no_transposition():
     weights = constant(_RNG.standard_normal((4, 4, 1, 1)))
     parameter = ops.parameter([-1, 5, 6, 4], np.float32)

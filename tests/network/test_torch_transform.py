@@ -57,6 +57,15 @@ def test_rows_equal_torch(engine):
     assert_close(several[:, 8:], output_of(network, "fc"))
 
 
+def test_a_row_has_the_same_bits_beside_any_layers():
+    network = scale_weights(Residual())
+    paths = ["conv1", "bn1", "relu", "block.0", "block.1", "relu#2", "fc"]
+    cnn = CNNFeatureTransformer(network, paths, "max", preprocessing="rescale", input_size=(32, 48))
+    together = cnn.fit_transform(PHOTOS)
+    alone = [cnn.set_params(layer=path).fit_transform(PHOTOS) for path in paths]
+    np.testing.assert_array_equal(np.hstack(alone), together)
+
+
 def _flat(maps):
     return maps.transpose(0, 2, 3, 1).reshape(len(maps), -1)
 
