@@ -4,16 +4,11 @@ PyTorch traces a module once, in evaluation mode, and OpenVINO reads the trace. 
 is compared with what the module gives for other images.
 """
 
-import copy
 import logging
-import math
 import warnings
 from dataclasses import replace
 
-import numpy as np
-
 from sklearn_cnnfeat._network.channels_first import to_converted
-from sklearn_cnnfeat._network.engines.openvino import compile_in_float32
 from sklearn_cnnfeat._network.engines.openvino import first_line as failure_of
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.runtime import import_openvino
@@ -26,14 +21,9 @@ from sklearn_cnnfeat._network.torch_calls import (
     record_calls,
     twin_of,
 )
+from sklearn_cnnfeat._network.torch_comparison import compare_layers
 from sklearn_cnnfeat._network.torch_models import as_float32, check_module, import_torch
 from sklearn_cnnfeat.exceptions import EngineError
-
-# Largest difference to PyTorch's own numbers, relative to the largest of them, that is put down to
-# the rounding of float32.
-TOLERANCE = 1e-3
-# Where rounding grows, so many times PyTorch's own distance to float64 is, up to a limit.
-_GROWTH, _MOST_GROWTH = 10, 0.05
 
 
 def convert_module(module, size, name, resize=None):
@@ -78,7 +68,7 @@ def convert_module(module, size, name, resize=None):
         # A module may make a constant of the number of images: len(x) is one for PyTorch's tracing.
         if not _takes(model, (-1, channels, height, width)):
             _set_input(model, (1, channels, height, width))
-        _check(model, paths, module, name)
+        _compare(model, paths, module, name)
     converted = to_converted(model, layers, outputs, orders)
     return replace(converted, last=last_before_classifier(layers))
 
@@ -159,64 +149,24 @@ def _value(output):
     return output.get_node().input_value(0)
 
 
-def _check(model, paths, module, name):
+def _compare(model, paths, module, name):
     """Raise unless a model gives what its module gives, for two images at once if it can."""
-    openvino = import_openvino()
     torch = import_torch()
     n, *shape = model.input().partial_shape
     n = n.get_length() if n.is_static else 2
     shape = tuple(size.get_length() for size in shape)
     images = _example((n, *shape), seed=1)
-    computed = compile_in_float32(model)(images.numpy())
     calls, failure = record_calls(module, images, torch.clone)
     if failure is not None:
         raise explain(failure, name, (*shape[1:], shape[0])) from failure
-    expected = [(call.path, call.value) for call in calls if call.value is not None]
-    if [path for path, _ in expected] != paths:
+    calls = [call for call in calls if call.value is not None]
+    if [call.path for call in calls] != paths:
         raise ValueError(
             f"{sentence(name)} calls other layers for other images; a converted network does the "
             "same for every image."
         )
-    exact = None
-    for i, (path, value) in enumerate(expected):
-        value = value.to(torch.float32).numpy()
-        difference, allowed = _difference(computed[i], value), TOLERANCE
-        if not difference <= allowed:
-            # The CPU plugin may compute garbage where a view of a result is another one.
-            alone = openvino.Model([_value(model.outputs[i])], model.get_parameters())
-            computed_alone = compile_in_float32(alone)(images.numpy())
-            difference = _difference(computed_alone[0], value)
-        if not difference <= allowed:
-            exact = _run_in_float64(module, images) if exact is None else exact
-            growth = _GROWTH * _difference(value, exact[path]) if path in exact else 0.0
-            allowed = max(allowed, min(growth, _MOST_GROWTH))
-        if not difference <= allowed:
-            raise EngineError(
-                f"OpenVINO computes layer {path!r} of {name} differently from PyTorch: by "
-                f"{difference:.1e} of the largest value. engine='torch' runs it on PyTorch itself."
-            )
-
-
-def _run_in_float64(module, images):
-    """Return what each call of a module gives in float64.
-
-    How far PyTorch's own float32 is from it tells how far rounding alone goes in a network that
-    amplifies it, as some without training do.
-    """
-    torch = import_torch()
-    twin = copy.deepcopy(module).to(torch.float64)
-    calls, _ = record_calls(twin, images.double(), torch.clone)
-    return {call.path: call.value.numpy() for call in calls if call.value is not None}
-
-
-def _difference(found, expected):
-    if found.shape != expected.shape:
-        return math.inf
-    finite = np.isfinite(expected)
-    if not finite.any():
-        return 0.0
-    largest = np.abs(expected[finite]).max() or 1.0
-    return float(np.abs(found[finite].astype(np.float32) - expected[finite]).max() / largest)
+    values = [call.value.to(torch.float32).numpy() for call in calls]
+    compare_layers(model, images.numpy(), dict(zip(paths, values, strict=True)), name)
 
 
 def _example(shape, seed):
