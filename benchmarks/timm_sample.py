@@ -1,27 +1,32 @@
 """Which networks of timm can be used: a hundred names at random, from conversion to features.
 
 Run as ``python benchmarks/timm_sample.py [NAME ...]``; without names, those of the sample that are
-not yet in ``benchmarks/results/timm_sample.json``. Weights are random, as timm draws them. Each
-network runs in a separate process with one thread. It counts as converted if its features came
-out of OpenVINO: a conversion compares every layer with PyTorch and fails where one differs by more
-than 1e-3 of the largest value. Networks of more than 150 million parameters are left out.
-Convolutional networks run at 128 pixels or at the least that timm says they take.
+not yet in ``benchmarks/results/timm_sample.json``. Weights are random, as timm draws them. Networks
+run in separate processes with one thread, several after another in each. A network counts as
+converted if its features came out of OpenVINO: a conversion compares every layer with PyTorch and
+fails where one differs by more than 1e-4 of the largest value. Networks of more than 150 million
+parameters are left out. Convolutional networks run at 128 pixels or at the least that timm says
+they take.
 """
 
 import argparse
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 
 import numpy as np
-from _common import RESULTS, describe_machine, print_machine, run_alone
+from _common import RESULTS, describe_machine, print_machine
 
 REPORT = RESULTS / "timm_sample.json"
 N_NAMES, SEED = 100, 0
 MOST_PARAMETERS = 150e6
-_SECONDS = 900
+# Networks for one process, and the time that each of them has.
+_TOGETHER, _SECONDS = 8, 1800
 
 
 def draw_names():
@@ -75,6 +80,30 @@ def check(name):
     return record | {"seconds": round(time.perf_counter() - begin, 1)}
 
 
+def run(names):
+    """Yield the record of each network, from processes that compute several of them."""
+    left = list(names)
+    while left:
+        chosen = left[:_TOGETHER]
+        command = [sys.executable, __file__, "--here", *chosen]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment
+        ) as worker:
+            for name in chosen:
+                timer = threading.Timer(_SECONDS, worker.kill)
+                timer.start()
+                record = next((line for line in worker.stdout if line.startswith("{")), None)
+                timer.cancel()
+                left.remove(name)
+                if record is None:
+                    worker.kill()
+                    status = worker.wait()
+                    yield {"network": name, "error": f"its process ended with status {status}"}
+                    break
+                yield json.loads(record)
+
+
 def show(record):
     """Print the line of one network."""
     told = record.get("error") or record.get("skipped")
@@ -86,18 +115,19 @@ def main():
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", help="default: those missing")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(check(arguments.networks[0])))
+    if arguments.here:
+        for name in arguments.networks:
+            print(json.dumps(check(name)), flush=True)
         return
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {"networks": {}}
     sample = draw_names()
     report["machine"] = describe_machine()
     print_machine(report["machine"])
-    for name in arguments.networks or [n for n in sample if n not in report["networks"]]:
-        report["networks"][name] = run_alone(__file__, name, {"OMP_NUM_THREADS": "1"}, _SECONDS)
-        show(report["networks"][name])
+    for record in run(arguments.networks or [n for n in sample if n not in report["networks"]]):
+        report["networks"][record["network"]] = record
+        show(record)
         REPORT.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
     records = [report["networks"][name] for name in sample if name in report["networks"]]
     tried = [record for record in records if "skipped" not in record]
