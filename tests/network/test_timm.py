@@ -113,9 +113,9 @@ def test_first_middle_and_last_layer_equal_torch(name, size, compute):
 def test_statistics_of_images_hide_no_wrong_graph(compute):
     network, size, resize, pixels = build("tf_efficientnetv2_b0", (64, 96))
     other = copy.deepcopy(network)
-    other.blocks[3][1].bn2.eps *= 1.01
+    other.blocks[3][1].bn2.eps = 1e-5  # PyTorch's default; TensorFlow's is 1e-3
     converted = convert_module(other, size, "the other", resize)
-    assert errors_of(converted, network, pixels, compute)["classifier"] > 10 * TOLERANCE
+    assert max(errors_of(converted, network, pixels, compute).values()) > 10 * TOLERANCE
 
 
 def test_facts_are_timms():
