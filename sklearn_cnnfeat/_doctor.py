@@ -23,13 +23,13 @@ from sklearn_cnnfeat._home import (
 )
 from sklearn_cnnfeat._loop import thread_count
 from sklearn_cnnfeat._network.converter import has_gpu
-from sklearn_cnnfeat._network.foreign import describe_device
 from sklearn_cnnfeat._network.keras_models import import_keras
+from sklearn_cnnfeat._network.keras_sources import choose_engine
 from sklearn_cnnfeat._network.ncnn_networks import problem_of_ncnn
-from sklearn_cnnfeat._network.networks import choose_engine
 from sklearn_cnnfeat._network.runtime import has_fast_bfloat16
 from sklearn_cnnfeat._network.spec import installed_version
 from sklearn_cnnfeat._network.store import check_networks
+from sklearn_cnnfeat._network.torch_sources import describe_device
 from sklearn_cnnfeat._network.weights import find_all_weights
 from sklearn_cnnfeat._network.zoo import keras_home
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer

@@ -13,14 +13,11 @@ from sklearn_cnnfeat._functions import apply_pooling, apply_preprocessing
 from sklearn_cnnfeat._images import ImageSpec, as_images
 from sklearn_cnnfeat._loop import Loop, thread_count
 from sklearn_cnnfeat._memory import check_memory
-from sklearn_cnnfeat._network.foreign import is_module, pickled_module
-from sklearn_cnnfeat._network.keras_models import is_keras_model
+from sklearn_cnnfeat._network.find_source import pickled_model, unpickled_model
 from sklearn_cnnfeat._network.ncnn_networks import problem_of_ncnn
 from sklearn_cnnfeat._network.networks import check_precision, open_network
 from sklearn_cnnfeat._network.pooling import feature_names, pooled_shape
 from sklearn_cnnfeat._network.spec import NetworkInfo, NetworkSpec
-from sklearn_cnnfeat._network.whole_networks import identify
-from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._progress import announce, progress
 from sklearn_cnnfeat._row_sinks import ArraySink, ShapedSink
 from sklearn_cnnfeat._row_store import RowStore
@@ -190,16 +187,10 @@ class Extractor:
         ).opened()
 
     def _source_for(self, layers):
-        source = self.spec.source
-        if source.kind != "zoo":
+        source = self.spec.source.with_layers(layers)
+        if source is self.spec.source:
             return source
-        weights = None if source.weights == "random" else source.weights
-        architecture = find_architecture(source.name)
-        include_top = any(architecture.needs_top(layer, weights) for layer in layers)
-        if include_top == source.include_top:
-            return source
-        source = replace(source, include_top=include_top, digest=None)
-        return identify(source, layers, self.spec.input_size, self.model)
+        return source.identify(layers, self.spec.input_size, self.model)
 
     def _open_network(self, images=None):
         """Return the compiled network: from memory, from the disk, or converted now."""
@@ -431,19 +422,3 @@ def callable_problem(owner):
     """Return why rows of an extractor or transformer with a user's callable cannot be kept."""
     # A callable pooling is no problem: the cache keeps the maps before it.
     return "preprocessing is a callable" if callable(owner.preprocessing) else None
-
-
-def pickled_model(model):
-    """Return what replaces a Keras model or a PyTorch module in a pickle; others unchanged."""
-    if is_module(model):
-        return pickled_module(model)
-    if not is_keras_model(model):
-        return model
-    from sklearn_cnnfeat._network.keras_objects import PickledModel
-
-    return PickledModel.of(model)
-
-
-def unpickled_model(model):
-    """Return the model that `pickled_model` was given."""
-    return model.load() if hasattr(model, "load") else model

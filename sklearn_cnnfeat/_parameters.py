@@ -5,7 +5,6 @@ All functions read public parameters only, of transformers that are fitted or no
 
 import os
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import lru_cache, partial
 from numbers import Integral
 
@@ -17,17 +16,11 @@ from sklearn_cnnfeat._calibration import digest_sample
 from sklearn_cnnfeat._extractor import Extractor, Reading
 from sklearn_cnnfeat._home import features_folder
 from sklearn_cnnfeat._images import FORMATS, ImageSpec
-from sklearn_cnnfeat._network import foreign
-from sklearn_cnnfeat._network.keras_models import is_keras_model
-from sklearn_cnnfeat._network.spec import NetworkSpec, Resizing, Source
-from sklearn_cnnfeat._network.whole_networks import identify
-from sklearn_cnnfeat._network.zoo import find_architecture, list_models
+from sklearn_cnnfeat._network.find_source import find_source, is_network
+from sklearn_cnnfeat._network.spec import Asked, NetworkSpec, Resizing
 from sklearn_cnnfeat._progress import announce
 from sklearn_cnnfeat._warn import warn
 from sklearn_cnnfeat.exceptions import CacheWarning
-
-_MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
-
 
 # --- extractors -----------------------------------------------------------------------------------
 
@@ -47,7 +40,7 @@ def make_extractor(cnn, images=None, spec=None):
     check_formats(cnn.formats)
     extractor = _unopened(cnn, network_spec(cnn, images) if spec is None else spec)
     extractor = extractor.opened(images)
-    if cnn.preprocessing == "auto" and extractor.spec.source.kind != "zoo":
+    if cnn.preprocessing == "auto" and extractor.spec.preprocessing is None:
         _hint_at_preprocessing(extractor)
     if (cnn.resize, cnn.interpolation) == ("stretch", "bilinear"):
         _hint_at_resizing(extractor)
@@ -75,7 +68,7 @@ def _hint_at_preprocessing(extractor):
 
 def _hint_at_resizing(extractor):
     """Print a hint, once per network and process, if it was evaluated with other resizing."""
-    own = _own_resizing(extractor.spec.source, extractor.model)
+    own = extractor.spec.source.image_facts(extractor.model).resizing
     key = "resizing", extractor.spec.source.digest
     if own is None or own[:2] == ("stretch", "bilinear") or key in _hinted:
         return
@@ -92,17 +85,13 @@ def _resizing(cnn, source):
     """Return how images are resized, as parameters of `ImageSpec`."""
     own = None
     if "auto" in (cnn.resize, cnn.interpolation):
-        own = _own_resizing(source, cnn.model)
+        own = source.image_facts(own_model(cnn)).resizing
     own = own or Resizing("stretch", "bilinear", None)
     return {
         "resize": own.resize if cnn.resize == "auto" else cnn.resize,
         "crop": own.crop if cnn.resize == "auto" else None,
         "interpolation": own.interpolation if cnn.interpolation == "auto" else cnn.interpolation,
     }
-
-
-def _own_resizing(source, model):
-    return foreign.image_facts(source, model).resizing if foreign.is_foreign(source) else None
 
 
 def _unopened(cnn, spec):
@@ -120,7 +109,7 @@ def _unopened(cnn, spec):
         ),
         reading=reading(cnn),
         precision=cnn.precision,
-        model=cnn.model if foreign.is_network(cnn.model) else None,
+        model=own_model(cnn),
         pooling=cnn.pooling if callable(cnn.pooling) else None,
         preprocessing=cnn.preprocessing if callable(cnn.preprocessing) else None,
         calibration=cnn.calibration if cnn.precision == "int8" else None,
@@ -155,9 +144,9 @@ def network_spec(cnn, images=None):
     source, input_size = network_source(cnn, layers)
     preprocessing = cnn.preprocessing
     if preprocessing == "auto":
-        preprocessing = _own_preprocessing(source, cnn.model)
+        preprocessing = source.image_facts(own_model(cnn)).preprocessing
     spec = NetworkSpec(
-        source=identify(source, layers, input_size, cnn.model),
+        source=source.identify(layers, input_size, own_model(cnn)),
         layers=layers,
         poolings=(None if callable(cnn.pooling) else cnn.pooling,) * len(layers),
         preprocessing=None if callable(preprocessing) else preprocessing,
@@ -173,13 +162,6 @@ def network_spec(cnn, images=None):
             "Give calibration=images to compute features ahead."
         )
     return replace(spec, calibration=digest_sample(images, cnn.on_error))
-
-
-def _own_preprocessing(source, model):
-    """Return the preprocessing that a network was trained with, as far as it is known."""
-    if foreign.is_foreign(source):
-        return foreign.image_facts(source, model).normalization
-    return find_architecture(source.name).preprocessing if source.kind == "zoo" else None
 
 
 def layers_of(cnn):
@@ -204,8 +186,12 @@ def network_of(transformer, layer=None):
     """
     layer = transformer.layer if layer is None else layer
     layers = tuple(layer) if isinstance(layer, list) else (layer,)
-    model = transformer.model if foreign.is_network(transformer.model) else None
-    return *network_source(transformer, layers), model
+    return *network_source(transformer, layers), own_model(transformer)
+
+
+def own_model(cnn):
+    """Return the parameter `model` if it is a network itself; None if it names one."""
+    return cnn.model if is_network(cnn.model) else None
 
 
 def network_source(cnn, layers):
@@ -214,106 +200,13 @@ def network_source(cnn, layers):
     Nothing is downloaded: the source has no digest yet.
     """
     input_size = _check_input_size(cnn.input_size, cnn.max_pixels)
-    source = _find_source(cnn, layers)
-    if foreign.is_foreign(source):
-        facts = foreign.image_facts(source, cnn.model)
-        input_size = foreign.choose_size(source, input_size, facts)
-    if source.kind == "zoo" and input_size is None:
-        native = find_architecture(source.name).native_size
-        input_size = native, native
-    return source, input_size
-
-
-def _find_source(cnn, layers):
-    model = cnn.model
-    source = foreign.find_source(model, cnn.weights, partial(_draw_seed, cnn), cnn.trusted)
-    if source is not None:
-        return source
-    if is_keras_model(model):
-        _check_no_weights(cnn.weights)
-        return Source("object", model.name)
-    if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(
-            "model must be the name of a network, the path of a .keras, .h5 or .onnx file, a "
-            f"keras.Model or a torch.nn.Module. Got {model!r} instead."
-        )
-    path = os.fspath(model)
-    architecture = find_architecture(path)
-    if architecture is None:
-        _check_model_file(path)
-        _check_no_weights(cnn.weights)
-        return Source("file", os.path.abspath(path), trusted=bool(cnn.trusted))
-    weights = cnn.weights
-    if weights is not None and weights != "imagenet":
-        weights = _check_weights_file(weights, cnn.trusted)
-    seed = _draw_seed(cnn) if weights is None else None
-    return Source(
-        "zoo",
-        architecture.name,
-        weights="random" if weights is None else weights,
-        include_top=any(architecture.needs_top(layer, weights) for layer in layers),
-        seed=seed,
-        trusted=bool(cnn.trusted),
-    )
+    asked = Asked(cnn.model, layers, cnn.weights, bool(cnn.trusted), partial(_draw_seed, cnn))
+    source = find_source(asked)
+    return source, source.choose_size(input_size, own_model(cnn))
 
 
 def _draw_seed(cnn):
     return int(check_random_state(cnn.random_state).randint(np.iinfo(np.int32).max))
-
-
-def _check_no_weights(weights):
-    if weights not in ("imagenet", None):
-        raise ValueError(
-            f"weights={os.fspath(weights)!r} is for networks by name; a model of your own has its "
-            "weights. Load others with model.load_weights, and leave weights out."
-        )
-
-
-def _check_weights_file(weights, trusted):
-    """Return the absolute path of a weights file."""
-    path = os.path.abspath(os.fspath(weights))
-    _check_regular("weights", path)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"weights={os.fspath(weights)!r} is not a file; it must be 'imagenet', None (random) "
-            "or the path of a weights file (.weights.h5, .h5 or .keras)."
-        )
-    if not (trusted or path.endswith(_MODEL_SUFFIXES)):
-        raise ValueError(
-            f"weights={os.fspath(weights)!r} is a file, but not one whose name ends in "
-            ".weights.h5, .h5, .hdf5 or .keras. model.save_weights('name.weights.h5') writes one."
-        )
-    return path
-
-
-def _check_model_file(path):
-    _check_regular("model", path)
-    if os.path.isfile(path):
-        if path.endswith(_MODEL_SUFFIXES):
-            return
-        raise ValueError(
-            f"model={path!r} is a file, but not one with the suffix .keras or .h5 of a Keras model."
-        )
-    if os.path.isdir(path):
-        raise ValueError(
-            f"model={path!r} is a folder. Keras models come in one file: model.save('name.keras') "
-            "writes it."
-        )
-    if path.endswith(_MODEL_SUFFIXES) or os.path.dirname(path):
-        raise FileNotFoundError(
-            f"model={path!r}: there is no such file. Relative paths start at {os.getcwd()!r}."
-        )
-    close = get_close_matches(path.lower(), list_models(), n=4, cutoff=0.4)
-    hint = f" Nearest names: {', '.join(map(repr, close))}." if close else ""
-    raise ValueError(
-        f"model={path!r} is neither the name of a network nor a file.{hint} list_models() lists "
-        "all names."
-    )
-
-
-def _check_regular(name, path):
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise ValueError(f"{name}={path!r} is not a regular file but a device, a pipe or a socket.")
 
 
 # --- images ---------------------------------------------------------------------------------------

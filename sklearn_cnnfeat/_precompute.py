@@ -5,7 +5,13 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 
 from sklearn_cnnfeat._extractor import callable_problem
-from sklearn_cnnfeat._parameters import make_extractor, network_spec, open_cache, wants_cache
+from sklearn_cnnfeat._parameters import (
+    make_extractor,
+    network_spec,
+    open_cache,
+    own_model,
+    wants_cache,
+)
 from sklearn_cnnfeat._row_sinks import NullSink
 from sklearn_cnnfeat._steps import Part, candidates, find_transformers
 
@@ -196,7 +202,8 @@ def _shared_work(name, transformer, spec):
         for parameter, value in sorted(transformer.get_params(deep=False).items())
         if parameter not in _IN_SPEC
     )
-    model = id(transformer.model) if spec.source.kind == "object" else None
+    model = own_model(transformer)
+    model = None if spec.source.is_lasting(model) else id(model)
     return shared, settings, model
 
 

@@ -138,8 +138,11 @@ def _weighted_layers(network):
     try:
         return describe_weighted(*network).layers
     except WeightsNotFoundError as error:
+        source, input_size, _ = network
+        structure = source.structure(input_size)
+        if structure is None:
+            raise
         reason = str(error).split("\n")[0]
         warn(f"Shapes only, for the weights are not here: {reason}")
-        classifier = find_architecture(network[0].name).head
-        layers = describe_network(*network).layers
-        return [layer for layer in layers if layer.path not in classifier]
+        classifier = find_architecture(source.name).head
+        return [layer for layer in structure.layers if layer.path not in classifier]

@@ -15,8 +15,8 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from sklearn_cnnfeat import _dask
 from sklearn_cnnfeat._cache import FeatureCache
-from sklearn_cnnfeat._extractor import pickled_model, unpickled_model
 from sklearn_cnnfeat._images import DECODES, INTERPOLATIONS, MOST_PIXELS, RESIZES
+from sklearn_cnnfeat._network.find_source import pickled_model, unpickled_model
 from sklearn_cnnfeat._network.pooling import POOLINGS
 from sklearn_cnnfeat._parameters import check_formats, make_extractor, open_cache, reading
 from sklearn_cnnfeat._warn import warn

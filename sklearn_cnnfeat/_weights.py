@@ -8,7 +8,7 @@ import pandas as pd
 
 from sklearn_cnnfeat._files import copy_whole, digest_of_file, write_whole
 from sklearn_cnnfeat._network.converter import download_weights
-from sklearn_cnnfeat._network.spec import Source
+from sklearn_cnnfeat._network.keras_sources import NamedNetwork
 from sklearn_cnnfeat._network.weights import MANIFEST, VARIABLE, find_weights, read_manifest
 from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 
@@ -136,7 +136,7 @@ def _locate(architecture, include_top, input_size):
     size = (input_size or architecture.native_size,) * 2
     path = find_weights(architecture, include_top, size).path
     if path is None:
-        source = Source("zoo", architecture.name, weights="imagenet", include_top=include_top)
+        source = NamedNetwork(architecture.name, weights="imagenet", include_top=include_top)
         path = download_weights(source, size)
     return path
 

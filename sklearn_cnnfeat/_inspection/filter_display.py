@@ -14,7 +14,6 @@ from sklearn_cnnfeat._inspection.drawing import (
 )
 from sklearn_cnnfeat._inspection.maps import choose_channels
 from sklearn_cnnfeat._network.whole_networks import read_kernels
-from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._parameters import network_of
 from sklearn_cnnfeat._steps import as_transformer
 
@@ -158,7 +157,7 @@ class FilterDisplay:
         colours = None
         if n_channels == 3 and not is_matrix:
             colours = ("red", "green", "blue")
-            if _preprocessing(transformer, source) == "caffe":
+            if _preprocessing(transformer, source, model) == "caffe":
                 # Such networks get their pictures with the channels reversed.
                 colours = colours[::-1]
         one_picture = rgb or is_depthwise
@@ -297,9 +296,9 @@ class FilterDisplay:
         )
 
 
-def _preprocessing(transformer, source):
+def _preprocessing(transformer, source, model):
     if transformer.preprocessing == "auto":
-        return find_architecture(source.name).preprocessing if source.kind == "zoo" else None
+        return source.image_facts(model).preprocessing
     return transformer.preprocessing
 
 

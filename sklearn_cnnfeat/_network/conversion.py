@@ -1,6 +1,5 @@
 """Convert a model to a whole OpenVINO network: the code that runs in the converting process."""
 
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,22 +25,19 @@ from sklearn_cnnfeat._network.keras_layers import (
     list_layers,
     list_named_layers,
 )
-from sklearn_cnnfeat._network.keras_models import import_keras, load_network
-from sklearn_cnnfeat._network.keras_objects import has_lasting_identity, load_saved
+from sklearn_cnnfeat._network.keras_models import import_keras
 from sklearn_cnnfeat._network.layout import carry_transpositions
 from sklearn_cnnfeat._network.model_files import inspection_of
-from sklearn_cnnfeat._network.process import limited_memory
+from sklearn_cnnfeat._network.process import memory_for
 from sklearn_cnnfeat._network.record import NetworkRecord
 from sklearn_cnnfeat._network.runtime import import_openvino
-from sklearn_cnnfeat._network.spec import Head, Source, describe
+from sklearn_cnnfeat._network.spec import Head, Source
 from sklearn_cnnfeat._network.tokens import with_grids
 from sklearn_cnnfeat._network.zoo import find_architecture
 
 # Largest difference to the framework's own numbers, relative to the largest of them, that counts
 # as rounding of float32.
 TOLERANCE = 1e-3
-# Limit of memory for an untrusted file: these bytes plus this many times its own size.
-_FREE_BYTES, _LARGEST_RATIO = 2 * 1024**3, 4
 
 
 @dataclass(frozen=True)
@@ -56,44 +52,29 @@ class Job:
         Height and width in pixels; None for the network's own.
     folder : str
         Where the graph is written.
-    model_file : str or None
-        For a model of the user's process: where it was saved.
+    file : str or None
+        The file that is read, if there is one: weights, the model, or a saved model.
     classes : dict or None
         The classes of its layers that no other process can import, by name.
-    weights_file : str or None
-        Where published weights are.
     """
 
     source: Source
     input_size: tuple | None
     folder: str
-    model_file: str | None = None
+    file: str | None = None
     classes: dict | None = None
-    weights_file: str | None = None
+
+    def load(self):
+        """Return the `keras.Model`."""
+        return self.source.load(self.input_size, self.file, self.classes)
 
 
 def convert(job):
     """Convert a network; return its record as plain values. The graph is in the job's folder."""
     import_keras()  # takes gigabytes of address space, which must not count towards the limit
-    with _memory_limit(job):
-        model = _load(job)
-        return convert_model(model, job.source, job.input_size, job.folder)
-
-
-def _load(job):
-    if job.model_file is not None:
-        return load_saved(job.model_file, job.classes)
-    with import_keras().saving.custom_object_scope(job.classes or {}):
-        return load_network(job.source, job.input_size, job.weights_file)
-
-
-def _memory_limit(job):
-    source = job.source
-    if source.trusted or source.kind == "object":
-        return nullcontext()
-    path = source.name if source.kind == "file" else job.weights_file or source.weights
-    n_bytes = os.path.getsize(path) if os.path.exists(path) else 0
-    return limited_memory(_FREE_BYTES + _LARGEST_RATIO * n_bytes)
+    files = () if job.file is None else (job.file,)
+    with nullcontext() if job.source.trusted else memory_for(*files):
+        return convert_model(job.load(), job.source, job.input_size, job.folder)
 
 
 def convert_model(model, source, input_size, folder):
@@ -116,7 +97,7 @@ def convert_model(model, source, input_size, folder):
         computed = [run_layers(network, record, [path], pixels)[0] for path in paths]
     except Exception as error:
         raise ConversionError(
-            f"OpenVINO cannot take {describe(source)}: {first_line(error)}."
+            f"OpenVINO cannot take {source.label}: {first_line(error)}."
         ) from error
     write_network(network, folder)
     return replace(record, reason=reason_to_refuse(computed, expected, source)).to_json()
@@ -133,19 +114,19 @@ def simplify(converted):
 
 def describe_model(model, source, input_size):
     """Return the record of a Keras model, without the entries that need a conversion."""
-    shape = _choose_input_shape(check_input(model, describe(source)), source, input_size)
+    shape = _choose_input_shape(check_input(model, source.label), source, input_size)
     size = None if input_size is None else shape[:2]
     layers = list_layers(model, source, size)
     has_tokens = any(layer.shape is not None and len(layer.shape) == 2 for layer in layers)
     patches = find_patches(model, source, size) if has_tokens else {}
     return NetworkRecord(
         layers=with_grids(layers, patches),
-        n_layers=_count_layers(model, source),
+        n_layers=source.count_layers(model),
         input_shape=shape,
-        last=_last_of_named(model, source),
+        last=source.last_layer(model),
         opaque=model.name if functional(model) is None else None,
         inspection=inspection_of(source),
-        is_lasting=source.kind == "zoo" or has_lasting_identity(model),
+        is_lasting=source.is_lasting(model),
     )
 
 
@@ -181,36 +162,16 @@ def _choose_input_shape(own, source, input_size):
     for asked, given in zip(input_size, (height, width), strict=True):
         if given is not None and asked != given:
             raise ValueError(
-                f"{describe(source)} was built for images of {height} x {width} pixels, but "
+                f"{source.label} was built for images of {height} x {width} pixels, but "
                 f"input_size={input_size!r}. Leave input_size=None, or build the model with "
                 "an input shape of (None, None, channels)."
             )
     return (*input_size, channels)
 
 
-def _count_layers(model, source):
-    if functional(model) is None:
-        return 1
-    if source.kind != "zoo" or source.include_top:
-        return len(model.layers)
-    architecture = find_architecture(source.name)
-    return len(model.layers) - len(architecture.tail) + len(architecture.head)
-
-
-def _last_of_named(model, source):
-    """Return the path of the last layer before the classifier, the same with and without it."""
-    if source.kind != "zoo":
-        return None
-    architecture = find_architecture(source.name)
-    if architecture.tail and not source.include_top:
-        return architecture.tail[-1]
-    end = architecture.head if source.include_top else architecture.tail
-    return model.layers[len(model.layers) - len(end) - 1].name
-
-
 def read_kernels(job, path):
     """Return the kernels of a layer by name."""
-    return kernels_in(_load(job), job.source, job.input_size, path)
+    return kernels_in(job.load(), job.source, job.input_size, path)
 
 
 def kernels_in(model, source, input_size, path):
@@ -268,7 +229,7 @@ def reason_to_refuse(computed, expected, source):
     if worst <= TOLERANCE:
         return None
     return (
-        f"OpenVINO's numbers for {describe(source)} differ from Keras' by {worst:.1e} of the "
+        f"OpenVINO's numbers for {source.label} differ from Keras' by {worst:.1e} of the "
         f"largest (allowed: {TOLERANCE:.0e})."
     )
 

@@ -1,7 +1,6 @@
 """Start conversions from the user's process: choose the converting process, return its results."""
 
 import importlib.util
-import sys
 import tempfile
 from dataclasses import replace
 from functools import lru_cache
@@ -16,7 +15,6 @@ from sklearn_cnnfeat._network.engines.openvino import first_line
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError
 from sklearn_cnnfeat._network.runtime import has_gpu_files
-from sklearn_cnnfeat._network.spec import describe
 from sklearn_cnnfeat._network.weights import find_weights
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat._warn import warn
@@ -38,19 +36,17 @@ _FINAL = (UntrustedModelError, WeightsNotFoundError, ProcessEndedError, MemoryEr
 _NOT_TAKEN = (UnsupportedLayersError, NotImplementedError, ModelFileError)
 
 
-def convert(source, input_size, folder, model=None):
-    """Convert a network in a separate process.
+def convert(source, input_size, folder):
+    """Convert a network that Keras can load by itself, in a separate process.
 
     Parameters
     ----------
-    source : Source
+    source : KerasSource
         Where it comes from, with its digest.
     input_size : (int, int) or None
         Height and width in pixels; None for its own.
     folder : pathlib.Path
         Where the graph is written.
-    model : keras.Model, default=None
-        The model itself where `source` names an object.
 
     Returns
     -------
@@ -62,49 +58,44 @@ def convert(source, input_size, folder, model=None):
     UnsupportedLayersError
         If Keras' OpenVINO backend does not compute the network and TensorFlow is not installed.
     """
-    if model is None:
-        return _convert_named(source, input_size, folder)
+    job = Job(source, input_size, str(folder), source.file(input_size))
+    return _run(conversion.convert, (job,), source, _PREFERRED)
+
+
+def convert_saved(source, input_size, folder, model):
+    """Convert a model of this process; what is returned and raised is that of `convert`."""
     backends = _PREFERRED if keras_objects.has_lasting_identity(model) else _PREFERRED[::-1]
     with tempfile.TemporaryDirectory(prefix="cnnfeat-") as temporary:
         path = Path(temporary) / "model.keras"
-        try:
+
+        def classes():
             model.save(path)
-            classes = keras_objects.portable(keras_objects.classes_of_main(model))
-            job = Job(source, input_size, str(folder), str(path), classes)
-            return _run(conversion.convert, (job,), source, backends)
-        except (UnsupportedLayersError, OSError):
-            raise
-        except Exception:
-            # A model that cannot be saved, or not be loaded elsewhere, is converted where it is.
-            if keras_models.import_keras().backend.backend() != "tensorflow":
-                raise
-    return conversion.convert_model(model, source, input_size, str(folder))
+            return keras_objects.classes_of_main(model)
+
+        job = Job(source, input_size, str(folder), str(path))
+        return convert_with_classes(job, classes, lambda: model, backends)
 
 
-def _convert_named(source, input_size, folder):
-    """Convert a named network or a model file."""
-    job = Job(source, input_size, str(folder), weights_file=_weights_file(source, input_size))
-    if source.kind != "file" or not source.trusted or "keras" not in sys.modules:
-        return _run(conversion.convert, (job,), source, _PREFERRED)
-    # Custom classes that are registered here are known there too.
-    keras = keras_models.import_keras()
+def convert_with_classes(job, classes, load, backends=_PREFERRED):
+    """Convert a network that may hold the user's own classes, in a separate process or else here.
+
+    Parameters
+    ----------
+    job : Job
+        The job, without the classes.
+    classes, load : callable
+        Return the classes by name, and the network in this process.
+    """
     try:
-        classes = keras_objects.portable(keras.saving.get_custom_objects())
-        return _run(conversion.convert, (replace(job, classes=classes),), source, _PREFERRED)
+        with_classes = replace(job, classes=keras_objects.portable(classes()))
+        return _run(conversion.convert, (with_classes,), job.source, backends)
     except (UnsupportedLayersError, OSError):
         raise
     except Exception:
-        if keras.backend.backend() != "tensorflow":
+        # What cannot be saved, or not be loaded elsewhere, is converted where it is.
+        if keras_models.import_keras().backend.backend() != "tensorflow":
             raise
-    loaded = keras_models.load_network(source, input_size)
-    return conversion.convert_model(loaded, source, input_size, str(folder))
-
-
-def _weights_file(source, input_size):
-    if source.weights != "imagenet":
-        return None
-    found = find_weights(find_architecture(source.name), source.include_top, input_size)
-    return None if found.path is None else str(found.path)
+    return conversion.convert_model(load(), job.source, job.input_size, job.folder)
 
 
 def _run(function, args, source, backends):
@@ -123,13 +114,13 @@ def _run(function, args, source, backends):
         result = keras_process(last).run(function, *args)
     except UnsupportedLayersError as error:
         raise UnsupportedLayersError(
-            f"{sentence(describe(source))} has layers that cannot be converted without TensorFlow "
+            f"{sentence(source.label)} has layers that cannot be converted without TensorFlow "
             f"({error}). pip install tensorflow, or engine='keras' runs the model on Keras itself."
         ) from error
     for backend, error in failures.items():
-        if not (isinstance(error, _NOT_TAKEN) or source.trusted or source.kind == "object"):
+        if not (isinstance(error, _NOT_TAKEN) or source.trusted):
             warn(
-                f"Keras on {backend} failed on {describe(source)} ({first_line(error)}). "
+                f"Keras on {backend} failed on {source.label} ({first_line(error)}). "
                 "TensorFlow converted it instead, which takes longer; please report this.",
                 EngineWarning,
             )
@@ -143,7 +134,7 @@ def describe_named(source, input_size):
 
 def read_kernels(source, input_size, path):
     """Return the kernels of a layer by name."""
-    job = Job(source, input_size, None, weights_file=_weights_file(source, input_size))
+    job = Job(source, input_size, None, source.file(input_size))
     return _run(conversion.read_kernels, (job, path), source, _PREFERRED)
 
 

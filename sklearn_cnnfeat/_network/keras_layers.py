@@ -15,8 +15,6 @@ import numpy as np
 from sklearn_cnnfeat._images import MOST_PIXELS
 from sklearn_cnnfeat._network.keras_models import construct, import_keras
 from sklearn_cnnfeat._network.layers import Kernel, Layer, sentence
-from sklearn_cnnfeat._network.refusals import cause_of
-from sklearn_cnnfeat._network.spec import describe
 from sklearn_cnnfeat._network.zoo import find_architecture
 from sklearn_cnnfeat.exceptions import ModelFileError
 
@@ -149,7 +147,7 @@ def list_calls(model, source, input_size=None):
     input_size : (int, int), default=None
         Height and width in pixels; None for the model's own.
     """
-    height, width, channels = check_input(model, describe(source))
+    height, width, channels = check_input(model, source.label)
     height, width = input_size or (height, width)
     first = is_channels_first(model)
     shape = (None, channels, height, width) if first else (None, height, width, channels)
@@ -369,8 +367,7 @@ def faults_of(source):
     except (ModelFileError, MemoryError):
         raise
     except Exception as error:
-        if source.kind != "file":
+        explained = source.explain(error)
+        if explained is None:
             raise
-        raise ModelFileError(
-            f"The network in {source.name!r} cannot be computed: {cause_of(error)}"
-        ) from error
+        raise explained from error

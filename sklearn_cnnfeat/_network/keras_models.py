@@ -50,14 +50,17 @@ def is_keras_model(value):
     return keras is not None and isinstance(value, keras.Model)
 
 
-def load_network(source, input_size, weights_file=None):
-    """Return the `keras.Model` of a named network or a file, built for images of `input_size`.
+def load_file(source):
+    """Return the `keras.Model` of a file."""
+    # A search over layers asks for the same network again and again; a file may change.
+    return _load_file(source.name, _digest_now(source, source.name), source.trusted)
+
+
+def load_named(source, input_size, weights_file=None):
+    """Return the `keras.Model` of a named network, built for images of `input_size`.
 
     Published weights are looked for, and downloaded, unless `weights_file` says where they are.
     """
-    if source.kind == "file":
-        # A search over layers asks for the same network again and again; a file may change.
-        return _load_file(source.name, _digest_now(source, source.name), source.trusted)
     path = source.weights
     if path == "imagenet":
         path = str(weights_file or download_weights(source, input_size))

@@ -19,7 +19,6 @@ from sklearn_cnnfeat._network.keras_layers import (
     list_layers,
 )
 from sklearn_cnnfeat._network.runtime import import_openvino
-from sklearn_cnnfeat._network.spec import describe
 
 
 def convert(model, source, input_shape):
@@ -48,7 +47,7 @@ def convert(model, source, input_shape):
         graph = _read(function)
     except Exception as error:
         raise ConversionError(
-            f"OpenVINO cannot take {describe(source)}: {first_line(error)}."
+            f"OpenVINO cannot take {source.label}: {first_line(error)}."
         ) from error
     pixels = graph.get_parameters()[0]
     pixels.output(0).set_names({"pixels"})

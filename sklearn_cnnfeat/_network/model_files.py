@@ -105,8 +105,7 @@ def inspection_of(source):
 
 def inspect_again(source):
     """Raise if the file of `source` would be refused; nothing is loaded."""
-    what = "model" if source.kind == "file" else "weights"
-    path = source.name if source.kind == "file" else source.weights
+    path, what = source.file_to_inspect()
     with inspected_copy(path, source.digest, what):
         pass
 

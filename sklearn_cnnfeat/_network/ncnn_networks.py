@@ -16,7 +16,7 @@ from sklearn_cnnfeat._network.engines.ncnn_graph import TranslationError
 from sklearn_cnnfeat._network.engines.openvino import OpenVINOEngine
 from sklearn_cnnfeat._network.engines.winograd import MIN_CHANNELS, prefers_ncnn
 from sklearn_cnnfeat._network.runtime import check_process
-from sklearn_cnnfeat._network.spec import describe, installed_version
+from sklearn_cnnfeat._network.spec import installed_version
 
 # Networks with their transformed kernels, which take four times the memory of the kernels.
 _MAX_LOADED = 2
@@ -105,7 +105,7 @@ class NcnnCut:
         if worst <= TOLERANCE:
             return None
         return (
-            f"ncnn's numbers for {describe(self.spec.source)} differ from OpenVINO's by "
+            f"ncnn's numbers for {self.spec.source.label} differ from OpenVINO's by "
             f"{worst:.1e} of the largest (allowed: {TOLERANCE:.0e})."
         )
 
@@ -161,7 +161,7 @@ def on_ncnn(cut, is_wanted, announce=None):
     try:
         problem = network.reason_to_refuse()
     except TranslationError as error:
-        reason = f"ncnn cannot compute {describe(cut.spec.source)}: {error}."
+        reason = f"ncnn cannot compute {cut.spec.source.label}: {error}."
         if is_wanted:
             return None, reason
         if announce:

@@ -7,8 +7,6 @@ import numpy as np
 
 from sklearn_cnnfeat._network import (
     conversion,
-    converter,
-    foreign,
     ncnn_networks,
     quantize,
     store,
@@ -23,6 +21,7 @@ from sklearn_cnnfeat._network.engines.openvino import (
 from sklearn_cnnfeat._network.layers import sentence
 from sklearn_cnnfeat._network.model_files import inspect_again, inspection_of
 from sklearn_cnnfeat._network.pooling import needs_fixed_size, pooled_shape
+from sklearn_cnnfeat._network.recent import Recent
 from sklearn_cnnfeat._network.runtime import (
     check_openvino,
     check_process,
@@ -32,16 +31,13 @@ from sklearn_cnnfeat._network.runtime import (
 from sklearn_cnnfeat._network.spec import (
     Head,
     NetworkInfo,
-    describe,
     digest_of_text,
     installed_version,
 )
 from sklearn_cnnfeat._network.whole_networks import (
-    Recent,
+    MAX_IN_MEMORY,
     check_unchanged,
-    find_in,
     forget_whole_networks,
-    is_lasting,
     open_whole,
 )
 from sklearn_cnnfeat._warn import warn
@@ -50,14 +46,17 @@ from sklearn_cnnfeat.exceptions import EngineError, EngineWarning
 # --- which engine ---------------------------------------------------------------------------------
 
 
-def choose_engine():
-    """Return the engine that ``engine="auto"`` means on this machine for Keras' networks.
+_RUN_BY = {
+    "keras": "runs Keras models, and {} is none",
+    "torch": "runs PyTorch modules and networks of timm, and {} is neither",
+}
 
-    On a processor OpenVINO is faster than Keras for every network that ``benchmarks/engines.py``
-    compares, with a fraction of the memory. Where it is chosen, `winograd` chooses the networks
-    that ncnn computes instead.
-    """
-    return "keras" if not has_openvino() or converter.has_gpu() else "openvino"
+
+def check_engine(engine, source):
+    """Raise where an engine does not run a kind of networks."""
+    if engine not in source.engines:
+        what = _RUN_BY[engine].format(source.label)
+        raise ValueError(f"engine={engine!r} {what}. Use engine='auto'.")
 
 
 def check_precision(precision, engine):
@@ -82,7 +81,7 @@ def check_precision(precision, engine):
         )
 
 
-_compiled = Recent()
+_compiled = Recent(MAX_IN_MEMORY)
 # Problems of ncnn that this process has already warned of.
 _told = set()
 _lock = threading.RLock()
@@ -110,10 +109,10 @@ def forget_cut(spec):
 
 def describe_heads(record, spec):
     """Return what comes out of a cut: its layers, shapes and poolings."""
-    where = describe(spec.source)
+    where = spec.source.label
     heads = []
     for wanted, pooling in zip(spec.layers, spec.poolings, strict=True):
-        layer = find_in(record, wanted, spec.source)
+        layer = record.find(wanted, where)
         if needs_fixed_size(pooling) and None in layer.shape:
             raise ValueError(
                 f"{sentence(where)} takes images of any size, so that layer {layer.path!r} gives "
@@ -157,23 +156,27 @@ class CompiledNetwork:
 
     engine = None
 
-    def __init__(self, spec, record):
+    def __init__(self, spec, record, model=None):
         self.spec = spec
+        self._given = model
         self.record = record
         self.info = describe_heads(record, spec)
         self.is_lasting = record.is_lasting
         self.inspection = record.inspection
         self.layers = record.layers
-        self._engines = Recent()
+        self._engines = Recent(MAX_IN_MEMORY)
         self._lock = threading.Lock()
 
     def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
         """Return an engine; one is kept for each set of arguments that is in use.
 
-        `n_callers` is the number of simultaneous users, each with one core.
+        `n_callers` is the number of simultaneous users, each with one core. Raises if a model that
+        runs here itself has been changed by the user.
         """
         key = (np.dtype(dtype).name, precision, n_threads, batch_size, n_callers)
         check_process()
+        if self._given is not None:
+            check_unchanged(self.spec.source, self._given)
         with self._lock:
             engine = self._engines.recall(key)
             if engine is None:
@@ -222,7 +225,7 @@ class OpenVINONetwork(CompiledNetwork):
             raise
         except Exception as error:
             raise EngineError(
-                f"OpenVINO cannot load {describe(self.spec.source)}: {first_line(error)}."
+                f"OpenVINO cannot load {self.spec.source.label}: {first_line(error)}."
             ) from error
 
 
@@ -233,8 +236,8 @@ class KerasNetwork(CompiledNetwork):
     ----------
     spec : NetworkSpec
         What to compute.
-    model : keras.Model
-        The network.
+    model : keras.Model or None
+        The network, where it is the user's own.
     reason : str or None
         Why OpenVINO does not compute it; None where it was not asked.
     """
@@ -242,17 +245,11 @@ class KerasNetwork(CompiledNetwork):
     engine = "keras"
 
     def __init__(self, spec, model, reason):
-        record = conversion.describe_model(model, spec.source, spec.input_size)
-        super().__init__(spec, record)
+        self._model = model or spec.source.load(spec.input_size)
+        record = conversion.describe_model(self._model, spec.source, spec.input_size)
+        super().__init__(spec, record, model)
         self.reason = reason
-        self._model = model
         self._part = None
-
-    def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
-        """Return an engine; raise if the user has changed the model."""
-        if self.spec.source.kind == "object":
-            check_unchanged(self.spec.source, self._model)
-        return super().compile(dtype, precision, n_threads, batch_size, n_callers)
 
     def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
         from sklearn_cnnfeat._network.engines import framework
@@ -278,17 +275,8 @@ class TorchNetwork(CompiledNetwork):
     engine = "torch"
 
     def __init__(self, spec, model):
-        self._module, record, self._orders = foreign.describe_module(
-            spec.source, spec.input_size, model
-        )
-        super().__init__(spec, record)
-        self._given = model
-
-    def compile(self, dtype, precision, n_threads, batch_size, n_callers=None):
-        """Return an engine; raise if the user has changed the module."""
-        if self._given is not None:
-            check_unchanged(self.spec.source, self._given)
-        return super().compile(dtype, precision, n_threads, batch_size, n_callers)
+        self._module, record, self._orders = spec.source.open_module(spec.input_size, model)
+        super().__init__(spec, record, model)
 
     def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
         from sklearn_cnnfeat._network.engines.torch_engine import TorchEngine
@@ -326,11 +314,9 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None, precis
     network : CompiledNetwork
         Ready to be compiled.
     """
-    wanted = engine
-    if engine == "auto":
-        is_foreign = foreign.is_foreign(spec.source)
-        wanted = foreign.choose_engine(spec.source) if is_foreign else choose_engine()
-    foreign.check_engine(spec.source, wanted)
+    source = spec.source
+    wanted = source.default_engine() if engine == "auto" else engine
+    check_engine(wanted, source)
     if wanted in ("openvino", "ncnn") and not has_openvino():
         raise ImportError(
             f"engine={wanted!r} needs OpenVINO: pip install openvino. engine='auto' runs on "
@@ -341,7 +327,7 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None, precis
     elif engine == "auto" and wanted == "openvino" and precision == "float32":
         wanted = "openvino or ncnn"
     # PyTorch runs the module object itself, which may change later: equal modules share nothing.
-    is_shared = wanted != "torch" and is_lasting(spec.source, model)
+    is_shared = wanted != "torch" and source.is_lasting(model)
     key = (spec.fingerprint(), wanted, None if is_shared else id(model))
     with _lock:
         compiled = _compiled.recall(key)
@@ -350,7 +336,7 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None, precis
             # Keep a reference to the model, so that no other model can get the same id.
             compiled.model = model
             _compiled.keep(key, compiled)
-        _check_trust(compiled, spec.source)
+        _check_trust(compiled, source)
     if compiled.engine == "keras" and wanted != "keras":
         warn(f"{compiled.reason} Keras computes it instead.", EngineWarning)
     return compiled
@@ -365,15 +351,13 @@ def _open(spec, wanted, engine, model, announce, calibrate):
                 return network
             return _on_ncnn(network, wanted == "ncnn", announce)
         except EngineError as error:
-            if engine != "auto" or foreign.is_foreign(spec.source):
+            if engine != "auto" or "keras" not in spec.source.engines:
                 raise
             reason = str(error)
     check_process()
     if wanted == "torch":
         return TorchNetwork(spec, model)
-    from sklearn_cnnfeat._network.keras_models import load_network
-
-    return KerasNetwork(spec, model or load_network(spec.source, spec.input_size), reason)
+    return KerasNetwork(spec, model, reason)
 
 
 def _open_openvino(spec, model, announce, calibrate):
@@ -404,7 +388,7 @@ def _quantize(spec, network, announce, calibrate):
         stored = store.read(key) if network.is_lasting else None
         if stored is not None:
             return stored
-        name = describe(spec.source)
+        name = spec.source.label
         if calibrate is None:
             raise RuntimeError(
                 f"The 8-bit network of {name} that was made in fit is not here. Call fit again, or "
@@ -420,8 +404,8 @@ def _quantize(spec, network, announce, calibrate):
 
 def _check_trust(network, source):
     """Inspect the file of a network that was only trusted, if the caller does not trust it."""
-    comes_from_file = source.kind == "file" or (source.kind == "zoo" and source.weights != "random")
     wanted = inspection_of(source)
-    if comes_from_file and wanted is not None and network.inspection != wanted:
+    is_inspected = wanted is None or network.inspection == wanted
+    if source.file_to_inspect() is not None and not is_inspected:
         inspect_again(source)
         network.inspection = wanted

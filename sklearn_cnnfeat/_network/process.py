@@ -17,6 +17,8 @@ import threading
 import weakref
 from contextlib import contextmanager, suppress
 
+# A file may take so many bytes of memory, and so many times its own size on top.
+_FREE_BYTES, _LARGEST_RATIO = 2 * 1024**3, 4
 # Seconds without a job after which the process ends.
 IDLE_SECONDS = 60.0
 # Seconds that one job may take.
@@ -289,6 +291,12 @@ def limited_memory(n_bytes):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def memory_for(*paths):
+    """Let this process take at most the memory that a network in these files may need."""
+    n_bytes = sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+    return limited_memory(_FREE_BYTES + _LARGEST_RATIO * n_bytes)
 
 
 def _address_space():

@@ -1,10 +1,19 @@
 """The record of a whole network: its layers, in a small JSON file beside the graph."""
 
+import json
 from dataclasses import asdict, dataclass, fields
 from types import NoneType
 
-from sklearn_cnnfeat._network.layers import Kernel, Layer
+from sklearn_cnnfeat._network.layers import (
+    STRIDES,
+    Kernel,
+    Layer,
+    find_at_stride,
+    find_layer,
+    sentence,
+)
 from sklearn_cnnfeat._network.tokens import TokenGrid
+from sklearn_cnnfeat.exceptions import LayerNotFoundError
 
 
 @dataclass(frozen=True)
@@ -32,9 +41,28 @@ class NetworkRecord:
     # Whether the digest of its source means the same numbers in every process.
     is_lasting: bool = True
 
+    def find(self, wanted, where):
+        """Return the layer that the parameter `layer` names in the network called `where`."""
+        if self.opaque is not None and wanted not in ("last", self.opaque, 0, -1):
+            raise LayerNotFoundError(
+                f"{sentence(where)} is a subclass of keras.Model, which does not tell how its "
+                "layers are connected: only its output can be taken, with layer='last'. To take "
+                f"layer {wanted!r}, build the model with the Functional API."
+            )
+        if wanted == "last" and self.last is not None:
+            wanted = self.last
+        if wanted in STRIDES and wanted not in {layer.path for layer in self.layers}:
+            return find_at_stride(STRIDES[wanted], self.layers, self.input_shape, where)
+        return find_layer(wanted, self.layers, self.n_layers, where)
+
     def to_json(self):
         """Return plain values."""
         return asdict(self)
+
+    @classmethod
+    def as_read(cls, values):
+        """Return the record as it would be read from the disk."""
+        return cls.from_json(json.loads(json.dumps(values)))
 
     @classmethod
     def from_json(cls, values):

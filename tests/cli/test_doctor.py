@@ -8,7 +8,7 @@ import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer, FeatureCache, show_versions
 from sklearn_cnnfeat._doctor import diagnose, doctor
-from sklearn_cnnfeat._network import networks
+from sklearn_cnnfeat._network import keras_sources
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_versions(capsys, own_home, monkeypatch):
     assert lines["scikit-learn"] == sklearn.__version__
     assert lines["keras"] == keras.__version__
     assert lines["python"].startswith(sys.version.split()[0])
-    assert lines["engine='auto'"] == networks.choose_engine()
+    assert lines["engine='auto'"] == keras_sources.choose_engine()
     assert lines["compiled networks and features"] == str(own_home)
     assert lines["OMP_NUM_THREADS"] == "3"
 

@@ -92,12 +92,12 @@ def run_converted(name, folder, converter):
     openvino = import_openvino()
     from sklearn_cnnfeat._network.folding import fold_batch_normalization
     from sklearn_cnnfeat._network.identities import drop_identities
+    from sklearn_cnnfeat._network.keras_sources import NamedNetwork
     from sklearn_cnnfeat._network.layout import carry_transpositions
-    from sklearn_cnnfeat._network.spec import Source
 
     model, x = build(name)
     model.load_weights(folder / f"{name}.weights.h5")
-    source, problems = Source("zoo", name), []
+    source, problems = NamedNetwork(name), []
     if converter == "openvino":
         from sklearn_cnnfeat._network import keras_openvino
         from sklearn_cnnfeat._network.keras_openvino_layers import unsupported

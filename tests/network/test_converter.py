@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from sklearn_cnnfeat._network import converter
+from sklearn_cnnfeat._network.keras_sources import NamedNetwork
 from sklearn_cnnfeat._network.process import ProcessEndedError
-from sklearn_cnnfeat._network.spec import Source
 from sklearn_cnnfeat.exceptions import EngineWarning
 
-NAMED = Source("zoo", "mobilenet", "random", seed=0)
+NAMED = NamedNetwork("mobilenet", "random", seed=0)
 BACKENDS = ("openvino", "tensorflow")
 
 

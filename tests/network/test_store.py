@@ -10,7 +10,7 @@ import pytest
 from small_network import save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._network import networks, store, whole_networks
+from sklearn_cnnfeat._network import converter, networks, store
 from sklearn_cnnfeat._network.spec import digest_of_text
 from sklearn_cnnfeat.exceptions import EngineWarning, ProgramWarning
 
@@ -128,7 +128,7 @@ def test_another_layer_converts_nothing(network, photos, home, monkeypatch):
     def convert(*args):
         raise AssertionError("converted again")
 
-    monkeypatch.setattr(whole_networks.converter, "convert", convert)
+    monkeypatch.setattr(converter, "convert", convert)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for layer, pooling in (("one", "flatten"), ("three", "max"), ("mean", None)):

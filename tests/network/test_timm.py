@@ -15,6 +15,7 @@ from test_torch import run_torch  # noqa: E402
 from timm.data import create_transform  # noqa: E402
 from torch_networks import scale_weights, take_statistics  # noqa: E402
 
+from sklearn_cnnfeat import filter_summary  # noqa: E402
 from sklearn_cnnfeat._images.resize import fit  # noqa: E402
 from sklearn_cnnfeat._images.spec import ImageSpec  # noqa: E402
 from sklearn_cnnfeat._network.timm_models import (  # noqa: E402
@@ -214,6 +215,13 @@ def test_weights_are_found_offline(weights, tmp_path, monkeypatch, variable, pla
     again = build_timm(facts, path)
     for name, value in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
+
+
+def test_a_summary_without_weights_says_which_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WeightsNotFoundError, match="mobilenetv3_small_050.lamb_in1k.safetensors"):
+        filter_summary("timm/mobilenetv3_small_050.lamb_in1k")
 
 
 def test_missing_weights_are_told_completely(tmp_path, monkeypatch):

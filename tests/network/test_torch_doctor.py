@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from sklearn_cnnfeat._network.foreign import describe_device
+from sklearn_cnnfeat._network.torch_sources import describe_device
 
 
 def test_device():

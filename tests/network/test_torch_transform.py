@@ -238,6 +238,8 @@ def test_another_way_to_resize_is_said(capsys, settings, is_said):
     CNNFeatureTransformer(network, "0", "avg", verbose=1, **settings).fit(PHOTOS)
     said = capsys.readouterr().err
     assert ("resize='auto' and interpolation='auto' do as its makers did" in said) == is_said
+    # Mean and deviation are known, and applied.
+    assert "gets pixels as they are" not in said
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])

@@ -11,7 +11,7 @@ from sklearn_cnnfeat._network import converter, keras_models
 from sklearn_cnnfeat._network import weights as _published
 from sklearn_cnnfeat._network import zoo as _zoo
 from sklearn_cnnfeat._network.engines import framework
-from sklearn_cnnfeat._network.spec import Source
+from sklearn_cnnfeat._network.keras_sources import NamedNetwork
 
 # One of each family, cheap ones; the others differ from them in numbers only.
 FAMILIES = [
@@ -253,7 +253,7 @@ def test_a_download_that_keras_puts_elsewhere_is_told(no_network, monkeypatch):
     monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: "elsewhere")
     monkeypatch.setattr(keras_models.import_keras().Model, "load_weights", lambda *_: None)
     with pytest.raises(OSError, match="Keras put it elsewhere") as caught:
-        keras_models.download_weights(Source("zoo", "mobilenet", "imagenet"), (224, 224))
+        keras_models.download_weights(NamedNetwork("mobilenet", "imagenet"), (224, 224))
     assert str(no_network) in str(caught.value)
 
 
