@@ -16,23 +16,7 @@ def digest_sample(images, on_error):
 
 
 def pixel_batches(images, image_spec, adapt, on_error):
-    """Return the pixels of the sample, one image per batch, as the network takes them.
-
-    Parameters
-    ----------
-    images : Images
-        What to choose from.
-    image_spec : ImageSpec
-        How the network wants them.
-    adapt : callable or None
-        User-defined preprocessing of one image.
-    on_error : {"raise", "nan", "record"}
-        Whether unreadable images are errors; otherwise they are left out.
-
-    Returns
-    -------
-    batches : list of ndarray of shape (1, height, width, channels), float32
-    """
+    """Return the pixels of the sample, one image per batch, as the network takes them."""
 
     def batch(i):
         pixels = images.decode(images.read(i), image_spec, images.name(i))

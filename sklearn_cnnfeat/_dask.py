@@ -53,15 +53,7 @@ def is_collection(X):
 def first_images(X):
     """Compute as few partitions of a collection as hold an image; return the images.
 
-    Parameters
-    ----------
-    X : dask.array.Array, dask.bag.Bag, dask.dataframe.DataFrame or dask.dataframe.Series
-        Images, as `CNNFeatureTransformer.transform` takes them.
-
-    Returns
-    -------
-    images : ndarray, list, pandas.DataFrame or pandas.Series
-        The first partition that is not empty; the last one where all are.
+    That is the first partition that is not empty, or the last one where all are.
     """
     kind = _kind(X)
     if kind == "array":
@@ -90,19 +82,9 @@ def without_rows(X):
 
 
 def transform_lazily(extractor, X):
-    """Return the features of a collection as a lazy array, one task per partition.
+    """Return the features of a collection as a lazy array, one chunk and one task per partition.
 
-    Parameters
-    ----------
-    extractor : Extractor
-        Sent to each worker once.
-    X : dask.array.Array, dask.bag.Bag, dask.dataframe.DataFrame or dask.dataframe.Series
-        Images.
-
-    Returns
-    -------
-    features : dask.array.Array of float32
-        One chunk per partition; its length is known if Dask knows the partition's.
+    The length of a chunk is known if Dask knows the partition's.
     """
     import dask.array
     from dask.highlevelgraph import HighLevelGraph
@@ -180,19 +162,8 @@ def check_size(extractor):
 def connected(client):
     """Give a client of a cluster, connected to a scheduler where only its address is given.
 
-    Parameters
-    ----------
-    client : dask.distributed.Client or str
-        A client, or an address such as ``"tcp://scheduler:8786"``.
-
-    Raises
-    ------
-    ImportError
-        If Dask is not installed.
-    ValueError
-        If the address is none.
-    ConnectionError
-        If no scheduler answers.
+    Addresses are those such as ``"tcp://scheduler:8786"``; `ConnectionError` is raised if no
+    scheduler answers.
     """
     try:
         from distributed import Client
@@ -225,20 +196,7 @@ def connected(client):
 
 
 def check_workers(client, function):
-    """Raise if there is no worker, or one that lacks this package.
-
-    Parameters
-    ----------
-    client : dask.distributed.Client
-        Of the cluster.
-    function : callable
-        What workers are to run.
-
-    Raises
-    ------
-    RuntimeError
-        With the addresses of those that cannot work, and why.
-    """
+    """Raise if there is no worker, or one that lacks this package."""
 
     module = function.__module__
 
@@ -278,23 +236,10 @@ def check_workers(client, function):
 def run_tasks(client, function, common, jobs):
     """Run ``function(common, *job)`` for each job on a cluster; yield the results as they come.
 
-    A task whose worker dies runs again on another one.
-
-    Parameters
-    ----------
-    client : dask.distributed.Client
-        Of the cluster.
-    function : callable
-        Of this package: workers import it.
-    common : object
-        What all tasks need; sent to each worker once.
-    jobs : iterable of tuple
-        What each task needs besides; taken from as tasks end.
-
-    Raises
-    ------
-    RuntimeError
-        If the workers or the scheduler are lost, or a task has taken several workers with it.
+    The function is one of this package, for workers import it; `common` is sent to each worker
+    once; jobs are taken as tasks end. A task whose worker dies runs again on another one.
+    `RuntimeError` is raised if the workers or the scheduler are lost, or a task has taken several
+    workers with it.
     """
     from concurrent.futures import CancelledError
 

@@ -53,14 +53,7 @@ _ROUNDING = 1e-5
 class Check:
     """What one check of an installation found.
 
-    Attributes
-    ----------
-    name : str
-        What was looked at.
-    status : {"ok", "note", "failed"}
-        "note" is something that may be meant so; "failed" needs to be mended.
-    detail : str
-        What was found, and what to do about it.
+    A "note" is something that may be meant so; what is "failed" needs to be mended.
     """
 
     name: str
@@ -120,17 +113,10 @@ def _facts():
 
 
 def diagnose(cache=None):
-    """Check an installation, one thing after another.
+    """Check an installation; yield each `Check` as soon as it has been made.
 
-    Parameters
-    ----------
-    cache : path, default=None
-        Folder of the feature cache to be checked; None stands for the one of ``cache=True``.
-
-    Yields
-    ------
-    check : Check
-        As soon as it has been made.
+    `cache` is the folder of the feature cache to be checked; None stands for the one of
+    ``cache=True``.
     """
     for name, check in (
         ("packages", _check_packages),
@@ -158,18 +144,7 @@ def diagnose(cache=None):
 
 
 def doctor(cache=None):
-    """Print versions and the checks of an installation.
-
-    Parameters
-    ----------
-    cache : path, default=None
-        As for `diagnose`.
-
-    Returns
-    -------
-    exit_status : int
-        0 if all is well, 1 if a check has failed.
-    """
+    """Print versions and the checks of an installation; return 1 if a check has failed, else 0."""
     show_versions()
     failed = 0
     for check in diagnose(cache):

@@ -44,14 +44,8 @@ class Reading:
     def images(self, X, on_error, check=True):
         """Return `X` as images, checked as far as possible without decoding them.
 
-        Parameters
-        ----------
-        X : sequence of images
-            As for `CNNFeatureTransformer.transform`.
-        on_error : {"raise", "nan", "record"}
-            With "raise" missing images and files are errors here.
-        check : bool, default=True
-            Whether missing files are looked for.
+        Missing images and files are errors here with ``on_error="raise"``; files are looked for
+        with `check`.
         """
         images = as_images(
             X,
@@ -136,10 +130,7 @@ class Extractor:
     def opened(self, images=None):
         """Return this extractor with the attributes that depend on the opened network.
 
-        Parameters
-        ----------
-        images : Images, default=None
-            Calibration images for ``precision="int8"`` if `calibration` is None.
+        `images` are for the calibration of ``precision="int8"`` if `calibration` is None.
         """
         network = self._open_network(images)
         check_precision(self.precision, network.engine)
@@ -156,18 +147,10 @@ class Extractor:
         )
 
     def with_(self, *, layers=None, poolings=None, input_size=None, precision=None):
-        """Return an extractor of other layers or poolings of the same network.
+        """Return an extractor of other layers or poolings of the same network; None keeps the
+        current ones.
 
-        Parameters
-        ----------
-        layers : sequence of str or int, default=None
-            Names, paths or indices; None keeps the current ones.
-        poolings : sequence of str or None, default=None
-            One for each layer. User-defined poolings are left out.
-        input_size : (int, int), default=None
-            Height and width in pixels.
-        precision : {"float32", "bfloat16", "int8"}, default=None
-            Other arithmetic.
+        A user-defined pooling is left out where `poolings` are given.
         """
         spec = self.spec
         layers = spec.layers if layers is None else tuple(layers)
@@ -321,23 +304,10 @@ class Extractor:
         return out
 
     def run(self, images, sink, positions=None, description="features"):
-        """Compute the rows of images into a sink.
+        """Compute the rows of images into a sink; return how many went through the network.
 
-        Parameters
-        ----------
-        images : Images
-            What to compute; see `read`.
-        sink : Sink
-            Where the rows go.
-        positions : sequence of int, default=None
-            Which images; None for all.
-        description : str, default="features"
-            What the progress bar says.
-
-        Returns
-        -------
-        n_computed : int
-            Number of images that went through the network.
+        `positions` are those of the images to compute, None for all; `description` is for the
+        progress bar.
         """
         if self.engine == "ncnn" and (problem := problem_of_ncnn()) is not None:
             warn(f"{problem} OpenVINO computes the network instead.", EngineWarning)

@@ -27,13 +27,7 @@ _LARGEST_CHUNK = 256
 
 
 class Engine(Protocol):
-    """Runs a network.
-
-    Attributes
-    ----------
-    batch_size : int
-        Images per batch.
-    """
+    """Runs a network."""
 
     batch_size: int
 
@@ -94,19 +88,11 @@ class Loop:
         self._n_computed = 0
 
     def run(self, positions, open_engine):
-        """Compute the images at some positions, in this order.
+        """Compute the images at some positions, in this order; return how many went through the
+        network.
 
-        Parameters
-        ----------
-        positions : sequence of int
-            Which images.
-        open_engine : callable
-            Returns an `Engine`; called when the first image is ready to be computed.
-
-        Returns
-        -------
-        n_computed : int
-            Number of images that went through the network.
+        `open_engine` returns an `Engine`, and is called when the first image is ready to be
+        computed.
         """
         try:
             depth = _PREFETCHED * self._n_threads

@@ -22,10 +22,7 @@ _SIGNS = (
 def memory_errors(what):
     """Raise MemoryError for what other packages raise where they get no memory.
 
-    Parameters
-    ----------
-    what : str
-        What needs the memory, as the end of "There is not enough memory".
+    `what` needs the memory: the end of "There is not enough memory".
     """
     try:
         yield
@@ -37,21 +34,10 @@ def memory_errors(what):
 
 
 def check_memory(n_bytes, what, remedy):
-    """Raise where less than `n_bytes` of memory are free.
+    """Raise MemoryError where less than `n_bytes` of memory are free.
 
-    Parameters
-    ----------
-    n_bytes : int
-        Size of the array.
-    what : str
-        What takes this much, as the subject of a sentence in the plural.
-    remedy : str
-        What to do, as a sentence.
-
-    Raises
-    ------
-    MemoryError
-        With both.
+    `what` takes this much: the subject of a sentence in the plural. `remedy` is a sentence on what
+    to do.
     """
     available = psutil.virtual_memory().available
     if n_bytes > available:

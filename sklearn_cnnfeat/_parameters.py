@@ -28,14 +28,8 @@ from sklearn_cnnfeat.exceptions import CacheWarning
 def make_extractor(cnn, images=None, spec=None):
     """Return the extractor that the parameters of a transformer describe, without a cache.
 
-    Parameters
-    ----------
-    cnn : CNNFeatureTransformer
-        Fitted or not.
-    images : Images, default=None
-        The images of `fit`, for ``precision="int8"``.
-    spec : NetworkSpec, default=None
-        What to compute in place of what the parameters say.
+    `images` are those of `fit`, for ``precision="int8"``; a `spec` replaces what the parameters
+    say.
     """
     check_formats(cnn.formats)
     extractor = _unopened(cnn, network_spec(cnn, images) if spec is None else spec)
@@ -126,15 +120,7 @@ def reading(cnn):
 
 
 def network_spec(cnn, images=None):
-    """Return what a transformer computes.
-
-    Parameters
-    ----------
-    cnn : CNNFeatureTransformer
-        Fitted or not.
-    images : Images, default=None
-        The images of `fit`, for ``precision="int8"``.
-    """
+    """Return what a transformer computes; `images` are those of `fit`, for ``precision="int8"``."""
     layers = layers_of(cnn)
     if len(layers) > 1 and cnn.pooling is None:
         raise ValueError(
@@ -253,12 +239,7 @@ def wants_cache(cnn):
 def open_cache(cnn, problem):
     """Return the cache that a transformer asks for; None for none.
 
-    Parameters
-    ----------
-    cnn : CNNFeatureTransformer
-        Fitted or not.
-    problem : str or None
-        Why rows cannot be kept, if they cannot; this is warned of.
+    `problem` says why rows cannot be kept, if they cannot; this is warned of.
     """
     if not wants_cache(cnn):
         return None

@@ -146,16 +146,8 @@ def precompute(estimator, X, param_grid=None, *, verbose=1):
 
 @dataclass(frozen=True)
 class _Pass:
-    """Images that go through one network for several settings.
-
-    Attributes
-    ----------
-    transformer : CNNFeatureTransformer
-        One of those that share the pass.
-    X : sequence of images
-        The images that it gets.
-    specs : dict of NetworkSpec to None
-        The settings, in the order in which they were found.
+    """Images that go through one network for several settings (`specs`, in the order of finding
+    them).
     """
 
     transformer: object

@@ -18,15 +18,7 @@ class Sink(Protocol):
 
 @dataclass
 class ArraySink:
-    """Rows side by side in one preallocated array.
-
-    Parameters
-    ----------
-    out : ndarray of shape (n_images, n_columns) or (n_images, *map_shape)
-        Where the rows go.
-    columns : list of slice
-        The columns of each head.
-    """
+    """Rows side by side in one preallocated array."""
 
     out: np.ndarray
     columns: list = field(default_factory=list)
@@ -45,13 +37,7 @@ class ArraySink:
 
 
 class NullSink:
-    """Discards rows, which are needed only in the cache.
-
-    Attributes
-    ----------
-    n_failed : int
-        Number of unreadable images.
-    """
+    """Discards rows, which are needed only in the cache."""
 
     def __init__(self):
         self.n_failed = 0
@@ -67,14 +53,7 @@ class NullSink:
 class ShapedSink:
     """Gives rows the shapes of their heads and applies a user-defined pooling before another sink.
 
-    Parameters
-    ----------
-    sink : Sink
-        Receives the resulting rows.
-    shapes : list of tuple
-        Shape of what the network gives for each head.
-    pool : callable, default=None
-        Takes the maps of one image; returns a row.
+    `pool` takes the maps of one image and returns a row.
     """
 
     def __init__(self, sink, shapes, pool=None):

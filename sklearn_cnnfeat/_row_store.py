@@ -15,17 +15,7 @@ _LONGEST_PAUSE = 2.0
 
 
 class RowStore:
-    """Finds and keeps the rows of one network.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-        Where rows are kept.
-    fingerprints : list of str
-        What the rows of each head depend on besides the image.
-    shapes : list of tuple
-        Shape of each head's row.
-    """
+    """Finds and keeps the rows of one network."""
 
     def __init__(self, cache, fingerprints, shapes):
         self._cache = cache

@@ -51,16 +51,8 @@ def transformers_in(estimator):
 def choose_step(names, step, none, owner):
     """Return the name in `names` that `step` means; None means the only one.
 
-    Parameters
-    ----------
-    names : list of str
-        The steps that there are.
-    step : str or None
-        The user's choice.
-    none : str
-        Beginning of the message where there are no steps, before "a CNNFeatureTransformer".
-    owner : str
-        What has the steps.
+    `none` begins the message where there are no steps, before "a CNNFeatureTransformer"; `owner`
+    has the steps.
     """
     listed = ", ".join(map(repr, names))
     if not names:

@@ -596,14 +596,8 @@ def extractor_of(transformer):
 def extractor_for(transformer, X, **changes):
     """Return the extractor of a transformer, and `X` as its images.
 
-    Parameters
-    ----------
-    transformer : CNNFeatureTransformer
-        Fitted or not. It is not changed: if it is not fitted, a copy is fitted to `X`.
-    X : sequence of images
-        What is to be computed.
-    **changes : dict
-        Parameters that act at once, such as `on_error`, to be used instead of its own.
+    A transformer that is not fitted is not changed: a copy is fitted to `X`. `changes` are
+    parameters that act at once, such as `on_error`, to be used instead of its own.
     """
     if is_fitted(transformer):
         transformer._warn_of_changes()

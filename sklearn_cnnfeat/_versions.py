@@ -16,20 +16,10 @@ _PACKAGES = {
 
 
 def check_loaded(packages=_PACKAGES):
-    """Raise an error if a loaded package is not the one that is installed.
+    """Raise an `ImportError` if a loaded package is not the one that is installed.
 
     ``pip install`` in a live notebook leaves such a mixture: modules that were imported before it
     are old, and modules that are imported from now on are new.
-
-    Parameters
-    ----------
-    packages : dict of str
-        The distribution of each module to check.
-
-    Raises
-    ------
-    ImportError
-        If a package is a mixture of two versions.
     """
     for module, distribution in packages.items():
         versions = _loaded_versions(module)

@@ -8,15 +8,7 @@ _SKIPPED = {"joblib", "sklearn", "sklearn_cnnfeat"}
 
 
 def warn(message, category=UserWarning):
-    """Warn at the innermost line that is neither ours nor scikit-learn's.
-
-    Parameters
-    ----------
-    message : str
-        What to say.
-    category : type, default=UserWarning
-        A subclass of `Warning`.
-    """
+    """Warn at the innermost line that is neither ours nor scikit-learn's."""
     frame = sys._getframe(1)
     while frame.f_back is not None and _package_of(frame) in _SKIPPED:
         frame = frame.f_back

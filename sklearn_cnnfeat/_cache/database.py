@@ -65,14 +65,8 @@ class FaultError(Exception):
 class Database:
     """A file, opened when it is first needed, by one connection per process.
 
-    Parameters
-    ----------
-    file : pathlib.Path
-        The file; its folder is made for its owner only.
-    schema : sequence of str
-        Statements that make a new file.
-    application, version : int
-        What the header says of a file that is ours.
+    `schema` has the statements that make a new file; the header of a file that is ours tells
+    `application` and `version`.
     """
 
     def __init__(self, file, schema, *, application, version):

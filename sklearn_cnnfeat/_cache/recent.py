@@ -4,13 +4,7 @@ from collections import OrderedDict
 
 
 class RecentRows:
-    """Rows by key; the least recently used ones are removed first.
-
-    Parameters
-    ----------
-    max_bytes : int
-        Bytes of all rows together, at most.
-    """
+    """Rows by key, `max_bytes` together at most; the least recently used ones are removed first."""
 
     def __init__(self, max_bytes):
         self._max_bytes = max_bytes

@@ -48,35 +48,13 @@ def search_folder(
     n_jobs=None,
     verbose=0,
 ):
-    """Search layers, poolings and C for the best classifier of photographs.
+    """Search layers, poolings and C for the best classifier of the photographs of
+    `load_image_folder`.
 
-    Parameters
-    ----------
-    photos : Bunch
-        What `load_image_folder` returns.
-    cnn : CNNFeatureTransformer
-        The network; it must have a cache. With ``on_error="nan"``, photographs that cannot be read
-        are left out.
-    layers, poolings, resizes, costs : sequence
-        What to try.
-    classifier : {"auto", "svm", "linear-svm", "logreg"}
-        What learns from the standardized features. "auto" keeps a linear SVM where it is as good
-        as one with an RBF kernel within one standard error.
-    folds : int
-        Of the stratified cross-validation.
-    scoring : str
-        One of scikit-learn's scores.
-    seed : int
-        Of the shuffling.
-    n_jobs : int, default=None
-        Processes that fit classifiers.
-    verbose : int
-        1 shows progress bars.
-
-    Returns
-    -------
-    search : GridSearchCV
-        Fitted. Its classes are the names of the folders.
+    The network `cnn` must have a cache. With ``on_error="nan"``, photographs that cannot be read
+    are left out. The classifier "auto" keeps a linear SVM where it is as good as one with an RBF
+    kernel within one standard error. The classes of the fitted `GridSearchCV` are the names of the
+    folders.
     """
     score = get_scorer(scoring)
     paths, names = photos.data, np.array(photos.target_names)[photos.target]
@@ -227,18 +205,8 @@ def chance(search, photos):
 def predict_images(model, paths, *, skip=False, warn=print, verbose=0):
     """Yield one dictionary an image: path, prediction, and scores or probabilities if there are.
 
-    Parameters
-    ----------
-    model : Pipeline or other fitted estimator
-        What takes images.
-    paths : list of str
-        The images.
-    skip : bool
-        Leave out images that cannot be read, instead of raising.
-    warn : callable
-        Called with a sentence for each image that is left out.
-    verbose : int
-        1 shows a progress bar.
+    Images that cannot be read are left out with `skip`, and `warn` is called with a sentence for
+    each.
     """
     with progress(len(paths), "predicting", verbose) as bar:
         for start in range(0, len(paths), _CHUNK):

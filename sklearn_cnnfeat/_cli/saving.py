@@ -42,18 +42,12 @@ def save_pipeline(pipeline, path):
 
 
 def load_pipeline(path, cache=None):
-    """Read a fitted pipeline with a network in it.
+    """Read a fitted pipeline with a network in it, with a feature cache in the folder `cache` or
+    none.
 
     A skops file is read without running code from it, and refused if it holds classes other than
     those of scikit-learn, NumPy, SciPy and this package. A joblib file may run any code. What the
     file says of a cache does not count: whoever made it does not choose where files are written.
-
-    Parameters
-    ----------
-    path : str or path
-        The file.
-    cache : path, default=None
-        Folder of the feature cache that its networks use; None for no cache.
     """
     path = Path(path)
     if path.suffix == ".skops":

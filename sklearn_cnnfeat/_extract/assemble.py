@@ -12,18 +12,8 @@ from sklearn_cnnfeat._extract.shards import Shard
 def blocks(shards, records, errors, n_rows, skips):
     """Yield the rows of all shards in blocks; each block reuses the memory of the one before.
 
-    Parameters
-    ----------
-    shards : Shards
-        All of them closed.
-    records : Records
-        What is known of their images.
-    errors : dict
-        What is wrong with unreadable images, by position.
-    n_rows : int
-        Number of rows of all blocks.
-    skips : bool
-        Whether unreadable images are left out.
+    All shards are closed; unreadable images, whose `errors` are known by position, may be left out
+    (`skips`).
     """
     n_block = min(block_rows(shards.row_shape, shards.dtype), max(1, n_rows))
     block = np.empty((n_block, *shards.row_shape), shards.dtype)
@@ -47,18 +37,8 @@ def blocks(shards, records, errors, n_rows, skips):
 
 
 def take_apart(shards, records, rows, found):
-    """Write the shards that are not closed from the rows of a finished file.
-
-    Parameters
-    ----------
-    shards : Shards
-        Where they go.
-    records : Records
-        What is known of their images.
-    rows : array of shape (n_rows, *row_shape)
-        Those of the file.
-    found : dict
-        Its manifest.
+    """Write the shards that are not closed from the `rows` of a finished file, whose manifest is
+    `found`.
     """
     errors = errors_of(found)
     failed = sorted(errors) if found["on_error"] == "skip" else []

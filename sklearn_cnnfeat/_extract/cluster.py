@@ -16,29 +16,9 @@ from sklearn_cnnfeat._progress import progress
 
 
 def compute_on_cluster(client, shards, extractor, records, recipe, positions, steps=None):
-    """Do as `compute_shards` on a cluster.
+    """Do as `compute_shards` on a cluster, whose workers must see the folder and the files.
 
-    Parameters
-    ----------
-    client : dask.distributed.Client
-        Of the cluster.
-    shards : Shards
-        Where rows go; all workers must see the folder.
-    extractor : Extractor
-        What computes rows.
-    records : Records
-        What is known of the images, which must be files.
-    recipe : list of dict
-        The fingerprint that rows must have, head by head.
-    positions : ndarray of int
-        Images to be computed, sorted.
-    steps : Steps, default=None
-        What rows go through before they are kept.
-
-    Returns
-    -------
-    n_computed : int
-        Number of images that went through the network.
+    `recipe` is the fingerprint that rows must have, head by head; `positions` are sorted.
     """
     _dask.check_workers(client, compute_shard_on_worker)
     quiet = replace(extractor, verbose=0)
@@ -75,17 +55,8 @@ def check_images(images):
 def compute_shard_on_worker(common, images, stamps, positions, first):
     """Compute some images of one shard and close it, on a machine that may not be the caller's.
 
-    Parameters
-    ----------
-    common : tuple
-        Shards, extractor, steps behind it or None, and the recipe that its rows must have.
-    images, stamps, positions, first
-        As for `compute_shards`.
-
-    Returns
-    -------
-    n_computed, n_done : int
-        Number of images that went through the network, and of `positions`.
+    `common` holds shards, extractor, steps or None, and the recipe that rows must have. Returned is
+    how many images went through the network, and how many of `positions` are done.
     """
     shards, extractor, steps, recipe = common
     where = f"the worker on {socket.gethostname()} (process {os.getpid()})"

@@ -6,33 +6,14 @@ from sklearn_cnnfeat.exceptions import EngineError
 
 
 def compute_shards(shards, extractor, images, stamps, positions, first=0, steps=None):
-    """Compute some images and close the shards that are complete with them.
+    """Compute some images, close the shards that are complete with them; return how many were
+    computed.
 
     The same images always give the same files, so several processes may do this at the same time,
     also on another machine that sees the folder.
 
-    Parameters
-    ----------
-    shards : Shards
-        Where they go.
-    extractor : Extractor
-        What computes rows.
-    images : Images
-        All of them, or those of a shard.
-    stamps : ndarray of shape (n_images, STAMP), uint8
-        What they are like.
-    positions : list of int
-        Those of `images` that are to be computed: all of each shard that is not closed, and of
-        closed ones some.
-    first : int, default=0
-        Position of the first of `images` among all of the job.
-    steps : object with ``wrap(sink)``, default=None
-        What rows go through before they are kept.
-
-    Returns
-    -------
-    n_computed : int
-        Number of images that went through the network.
+    `images` are all of them, or those of a shard whose first has the position `first`. Of these,
+    `positions` are to be computed: all of each shard that is not closed, and of closed ones some.
     """
     columns = None if extractor.gives_maps or steps is not None else extractor.columns
     try:

@@ -53,28 +53,8 @@ def make_manifest(extractor, steps, records, form, dtype, part_size):
 class Job:
     """What is to be done.
 
-    Parameters
-    ----------
-    output : Output
-        The file.
-    workspace : Workspace
-        The folder beside it.
-    extractor : Extractor
-        What computes rows, with the `on_error` of the job.
-    steps : Steps or None
-        What rows go through behind the network.
-    records : Records
-        The images.
-    manifest : dict
-        What `make_manifest` returns.
-    keeps_part_size : bool
-        Whether a run that was begun with shards of another size goes on with these.
-    on_error : {"raise", "skip", "nan"}
-        What unreadable images do.
-    retry_errors : bool
-        Whether images that failed in an earlier call are computed again.
-    client : dask.distributed.Client, default=None
-        Of the cluster that computes.
+    `keeps_part_size` tells that a run that was begun with shards of another size goes on with
+    these, `retry_errors` that images which failed in an earlier call are computed again.
     """
 
     output: Output

@@ -14,10 +14,7 @@ class LockedError(Exception):
 class Lock:
     """One process at a time works in a folder; the lock goes with the process, however it ends.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Made if it is not there, and removed at the end if it is empty.
+    The folder is made if it is not there, and removed at the end if it is empty.
     """
 
     def __init__(self, folder):

@@ -11,15 +11,7 @@ from sklearn_cnnfeat._files import sync
 
 
 class Output:
-    """The file that a job makes.
-
-    Parameters
-    ----------
-    to : pathlib.Path
-        The file.
-    form : Format
-        Its format.
-    """
+    """The file that a job makes."""
 
     def __init__(self, to, form):
         self.to = to
@@ -58,19 +50,7 @@ class Output:
         return bool(found["errors"]) and not self.errors_table.exists()
 
     def replace(self, workspace, manifest, blocks, failed):
-        """Write a whole file in the working folder, and put it in the place of an older one.
-
-        Parameters
-        ----------
-        workspace : Workspace
-            Where it is written.
-        manifest : dict
-            What it says about itself.
-        blocks : iterable of Block
-            Its rows.
-        failed : list of tuple
-            Rows of the table of errors.
-        """
+        """Write a whole file in the working folder, and put it in the place of an older one."""
         workspace.clear(only=ASSEMBLED)
         files = self.form.write(workspace.folder, manifest, blocks)
         table = workspace.folder / f"{ASSEMBLED}{ERRORS}"

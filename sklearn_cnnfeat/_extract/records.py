@@ -14,15 +14,7 @@ from sklearn_cnnfeat.exceptions import ImageError
 
 
 class Records:
-    """The images of a job.
-
-    Parameters
-    ----------
-    images : Images
-        All of them.
-    labels : tuple
-        Values, dtype and names of classes, as `read_labels` returns them.
-    """
+    """The images of a job, and their labels as `read_labels` returns them."""
 
     def __init__(self, images, labels):
         self.images = images

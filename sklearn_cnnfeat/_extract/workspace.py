@@ -18,13 +18,7 @@ _OURS = (MANIFEST, _REPLACING, REPLACED, ASSEMBLED, "part-")
 
 
 class Workspace:
-    """The working folder of a file.
-
-    Parameters
-    ----------
-    to : pathlib.Path
-        The file.
-    """
+    """The working folder of the file `to`."""
 
     def __init__(self, to):
         self.to = to

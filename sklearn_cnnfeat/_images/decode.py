@@ -59,14 +59,7 @@ def decode_array(pixels, spec, value_range, data_format):
 def _decode_floats(rows, size, channels, spec, value_range):
     """Return float32 pixels on 0..255, of an image whose numbers are read in strips of rows.
 
-    Parameters
-    ----------
-    rows : callable
-        Returns the numbers from a row to another: (height, width, channels).
-    size : (int, int)
-        Width and height.
-    channels : int
-        The last axis of what `rows` returns.
+    `rows` returns the numbers from a row to another: (height, width, channels).
     """
     if channels > spec.channels:
         wanted = [slice(channels)]  # all of them, for a weighted sum

@@ -8,19 +8,10 @@ _FAULTS_OF_CODE = (AttributeError, ImportError, NameError, TypeError)
 
 
 def image_error(name, error):
-    """Return the `ImageError` for an exception.
+    """Return the `ImageError` for what was raised while an image was read or decoded.
 
-    Parameters
-    ----------
-    name : str
-        Name of the image in messages.
-    error : Exception
-        What was raised while the image was read or decoded.
-
-    Raises
-    ------
-    ImportError
-        If Pillow was replaced after this process had loaded it: then the image may be fine.
+    `ImportError` is raised if Pillow was replaced after this process had loaded it: then the image
+    may be fine.
     """
     if isinstance(error, _FAULTS_OF_CODE) or isinstance(_origin(error), _FAULTS_OF_CODE):
         check_loaded({"PIL": "pillow"})

@@ -108,18 +108,8 @@ def load_image_folder(path, *, extensions=EXTENSIONS):
 def find_images(path, *, extensions=EXTENSIONS):
     """List all images of a folder, with their classes where all lie in subfolders.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The folder.
-    extensions : tuple of str, default=all that can be read
-        As for `load_image_folder`.
-
-    Returns
-    -------
-    photos : Bunch
-        What `load_image_folder` returns; `target` and `target_names` are None where images lie in
-        the folder itself.
+    Returned is what `load_image_folder` returns; `target` and `target_names` are None where images
+    lie in the folder itself.
     """
     path = os.fspath(path)
     if not os.path.isdir(path):
@@ -284,24 +274,10 @@ def _find_images(folder, extensions, root=None):
 
 
 def list_images(places):
-    """Return the paths of the named files, and of all images at any depth in the named folders.
+    """Return the paths of the named files and URLs, and of all images at any depth in named
+    folders.
 
-    Parameters
-    ----------
-    places : sequence of str or os.PathLike
-        Files, folders, and URLs of files.
-
-    Returns
-    -------
-    paths : list of str
-        In the order of `places`; what lies in a folder sorted by name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file or folder.
-    ValueError
-        If there are no images.
+    What lies in a folder is sorted by name.
     """
     paths = []
     for place in map(local_path, map(os.fspath, places)):

@@ -27,12 +27,7 @@ def file_state(path):
 def content_digest(raw, how):
     """Return 32 bytes that are equal only for images that decode alike.
 
-    Parameters
-    ----------
-    raw : bytes, PIL.Image.Image or ndarray
-        The image, undecoded.
-    how : str
-        Everything else that its pixels depend on.
+    `raw` is undecoded; `how` is everything else that its pixels depend on.
     """
     if isinstance(raw, bytes):
         how += "encoded"

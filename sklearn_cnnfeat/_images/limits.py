@@ -13,19 +13,7 @@ _BITS = 258
 
 
 def check_size(format, data, image, max_pixels):
-    """Raise an error for a picture that is too large.
-
-    Parameters
-    ----------
-    format : str
-        The format of the file.
-    data : bytes
-        The file.
-    image : PIL.ImageFile.ImageFile
-        The same file, opened and not yet decoded.
-    max_pixels : int
-        The limit.
-    """
+    """Raise an error for a picture that is too large, once its file is opened but not decoded."""
     width, height = image.size
     promise = f"its header promises {width} x {height} pixels"
     if width * height > max_pixels:

@@ -26,18 +26,8 @@ _MOST_EXIF_HEADERS = 100
 def check_safe(data, image):
     """Raise an error for a file that a flaw in the loaded version of Pillow makes dangerous.
 
-    Parameters
-    ----------
-    data : bytes
-        The file.
-    image : PIL.ImageFile.ImageFile
-        The same file, opened and not yet decoded.
-
-    Raises
-    ------
-    ValueError
-        If the width or the channels of a JPEG picture are not what Pillow's decoder expects, which
-        makes it write beyond its buffer.
+    That is a JPEG picture whose width or channels are not what Pillow's decoder expects, which
+    makes it write beyond its buffer. The file is opened and not yet decoded.
     """
     if _IS_REPAIRED or image.format != "JPEG":
         return

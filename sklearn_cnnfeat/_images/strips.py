@@ -14,17 +14,7 @@ def strips(size):
 
 
 def convert_in_strips(image, mode, convert):
-    """Return an image in another mode.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        What to convert.
-    mode : str
-        The mode of the result.
-    convert : callable
-        Turns an image of a few rows into one of `mode`.
-    """
+    """Return an image in another mode; `convert` turns one of a few rows into one of `mode`."""
     converted = Image.new(mode, image.size)
     for top, bottom in strips(image.size):
         strip = image.crop((0, top, image.width, bottom))

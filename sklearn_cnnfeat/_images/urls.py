@@ -51,38 +51,18 @@ def local_path(path):
 def check_urls(urls):
     """Raise an error for URLs that cannot be read here; whether the files exist is not checked.
 
-    Parameters
-    ----------
-    urls : list of str
-        The URLs.
-
-    Raises
-    ------
-    ImportError
-        If a package is missing. The message names the package.
-    ValueError
-        If a protocol is unknown or not open.
+    `ImportError` names a missing package; `ValueError` is for a protocol that is unknown or not
+    open.
     """
     for protocols, url in {_protocols(url): url for url in urls}.items():
         _check_protocols(protocols, url)
 
 
 def read_url(url, most_bytes):
-    """Return the content of the file at `url`.
+    """Return the content of the file at `url`; refuse one of more than `most_bytes`.
 
-    Parameters
-    ----------
-    url : str
-        The URL.
-    most_bytes : int
-        Larger files are refused. At most this number of bytes and one buffer are read.
-
-    Raises
-    ------
-    ImportError, ValueError
-        As `check_urls`; and ValueError if the file is too large.
-    OSError
-        If the file cannot be read.
+    At most this number of bytes and one buffer are read. Errors are those of `check_urls`, and
+    `OSError` if the file cannot be read.
     """
     protocols = _protocols(url)
     _check_protocols(protocols, url)

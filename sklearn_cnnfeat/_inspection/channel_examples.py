@@ -9,20 +9,7 @@ from sklearn_cnnfeat._inspection.one_pass import run_in_chunks
 
 
 class StrongestExamples:
-    """The largest values of some channels, from one photograph each.
-
-    Parameters
-    ----------
-    channels : ndarray of int
-        The channels.
-    n_examples : int
-        Examples for each.
-
-    Attributes
-    ----------
-    n_seen : int
-        Number of photographs.
-    """
+    """The `n_examples` largest values of some channels, from one photograph each."""
 
     def __init__(self, channels, n_examples):
         self.n_seen = 0

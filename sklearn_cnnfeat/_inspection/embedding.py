@@ -55,21 +55,10 @@ def embed(features, method, is_scaled):
 
 
 def place(points, aspect):
-    """Give each point a cell of a grid near it, no cell twice.
+    """Give each point of the plane a cell of a grid near it, no cell twice.
 
-    Parameters
-    ----------
-    points : ndarray of shape (n, 2)
-        Points of the plane.
-    aspect : float
-        Width over height of the whole grid, in cells.
-
-    Returns
-    -------
-    cells : ndarray of int, (n, 2)
-        Column and row of each point, rows from the bottom.
-    n_columns, n_rows : int
-        Size of the grid.
+    `aspect` is width over height of the whole grid, in cells. Returned are column and row of each
+    point, rows from the bottom, and the numbers of columns and rows.
     """
     n_cells = _CELLS_PER_PHOTO * len(points)
     n_columns = max(1, round(np.sqrt(n_cells * aspect)))

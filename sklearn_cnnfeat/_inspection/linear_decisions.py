@@ -50,18 +50,11 @@ class LinearDecisions:
         self._forms = {}
 
     def map_of(self, X, row, maps, target):
-        """Return the map of one photograph; raise `NotAffineError` if there is none.
+        """Return the map of the class `target` for one photograph; raise `NotAffineError` if there
+        is none.
 
-        Parameters
-        ----------
-        X : sequence of images
-            The photograph alone, as the pipeline gets it.
-        row : ndarray of shape (n_columns,)
-            The network's row for it.
-        maps : list of ndarray
-            The maps of each layer.
-        target : class label
-            The class that is predicted.
+        `X` is the photograph alone, as the pipeline gets it; `row` and `maps` are what the network
+        gives for it.
         """
         if target not in self._forms:
             return self._first_map(X, row, maps, target)

@@ -26,25 +26,10 @@ def as_batch(image, transformer):
 
 
 def compute_maps(transformer, X, layers=None):
-    """Return an extractor, the images of `X`, and the maps of some layers.
+    """Return an extractor, the images of `X`, and the maps of some layers, all from one pass.
 
-    Parameters
-    ----------
-    transformer : CNNFeatureTransformer
-        Fitted, or not: then a copy is fitted to `X`.
-    X : sequence of images
-        What to compute.
-    layers : str, int or list of these, default=None
-        None takes the transformer's own.
-
-    Returns
-    -------
-    extractor : Extractor
-        What computed the maps.
-    images : Images
-        `X`.
-    maps : list of ndarray of shape (n, height, width, channels) or (n, length)
-        One for each layer, all from one pass.
+    A transformer that is not fitted is not changed: a copy is fitted to `X`. With None the layers
+    are its own.
     """
     if not is_fitted(transformer):
         transformer = clone(transformer).set_params(pooling="flatten", precision="float32")

@@ -13,21 +13,10 @@ _MOST_BYTES, _MOST_PHOTOS = 4e6, 64
 
 
 def run_in_chunks(extractor, images, handle, positions=None, description="features"):
-    """Compute images, and hand their outputs on a few at a time.
+    """Compute images of one size, and hand their outputs on a few at a time.
 
-    Parameters
-    ----------
-    extractor : Extractor
-        Of a network that takes images of one size.
-    images : Images
-        What to compute.
-    handle : callable
-        Gets the positions of some readable images, and one array per head, maps as maps; it copies
-        what it keeps.
-    positions : sequence of int, default=None
-        Which images; None for all.
-    description : str, default="features"
-        What the progress bar says.
+    `handle` gets the positions of some readable images, and one array per head, maps as maps; it
+    copies what it keeps.
     """
     sink = _ChunkSink(extractor.shapes, handle)
     # Maps would fill the cache.
@@ -122,13 +111,8 @@ class RowsAndMaps:
     def run(self, handle, description):
         """Compute all images.
 
-        Parameters
-        ----------
-        handle : callable
-            Gets the positions of some readable images, their rows (n, n_columns) and a list of
-            maps, (n, *shape), one per layer; it copies what it keeps.
-        description : str
-            What the progress bar says.
+        `handle` gets the positions of some readable images, their rows (n, n_columns) and a list of
+        maps, (n, *shape), one per layer; it copies what it keeps.
         """
 
         def split(positions, heads):

@@ -29,14 +29,8 @@ def as_json(facts):
 def write_page(to, facts, blobs):
     """Write the page, whole or not at all.
 
-    Parameters
-    ----------
-    to : Path
-        The file.
-    facts : dict
-        What the script reads as JSON.
-    blobs : dict of str to iterable of bytes
-        Pictures and maps by the name of their element, each a line of base64; written as they come.
+    The script reads `facts` as JSON, and `blobs`, pictures and maps by the name of their element,
+    as lines of base64; these are written as they come.
     """
     folder = files("sklearn_cnnfeat._inspection") / "page_files"
     parts = {

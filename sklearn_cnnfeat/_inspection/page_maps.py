@@ -53,19 +53,11 @@ def pack(parts):
 
 
 class Details:
-    """The maps of all channels, for a few photographs.
+    """The maps of all channels, for a few photographs; `lines` has what `make` returned, by
+    position.
 
-    Parameters
-    ----------
-    details : int or sequence of int
-        So many photographs of the smallest lead, the first ones of equal leads; or positions.
-    n : int
-        Number of photographs.
-
-    Attributes
-    ----------
-    lines : dict of int to bytes
-        What `make` has returned, by position.
+    `details` are so many photographs of the smallest lead, the first ones of equal leads; or
+    positions.
     """
 
     def __init__(self, details, n):

@@ -22,17 +22,7 @@ from sklearn_cnnfeat._transformer import extractor_for
 
 
 class Route:
-    """The way of photographs through a pipeline: to its network, and from there to the decision.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Fitted.
-    step : str
-        Name of the network's step, as in ``set_params``.
-    X : sequence of images
-        What the pipeline gets.
-    """
+    """The way of photographs through a pipeline: to its network, and from there to the decision."""
 
     def __init__(self, pipeline, step, X):
         self.final, before, self._front, self._inner, self._behind = _parts(pipeline, step)

@@ -11,18 +11,8 @@ PIXELS = "pixels"
 def to_converted(model, layers, outputs, orders, is_channels_first=True):
     """Return a graph as a `Converted` whose images and maps are channels last.
 
-    Parameters
-    ----------
-    model : openvino.Model
-        With one parameter, (n, channels, height, width) or (n, height, width, channels).
-    layers : list of Layer
-        In the order of computation, with logical shapes.
-    outputs : dict of str to openvino.Output
-        The value of each layer as the graph has it.
-    orders : dict of str to tuple
-        For each of these, the order that brings its axes behind the batch to the logical ones.
-    is_channels_first : bool, default=True
-        Of the parameter.
+    `orders` holds, for each output by the path of its layer, the order that brings its axes behind
+    the batch to the logical ones.
     """
     openvino = import_openvino()
     operations = import_operations()

@@ -39,24 +39,8 @@ _NOT_TAKEN = (UnsupportedLayersError, NotImplementedError, ModelFileError)
 def convert(source, input_size, folder):
     """Convert a network that Keras can load by itself, in a separate process.
 
-    Parameters
-    ----------
-    source : KerasSource
-        Where it comes from, with its digest.
-    input_size : (int, int) or None
-        Height and width in pixels; None for its own.
-    folder : pathlib.Path
-        Where the graph is written.
-
-    Returns
-    -------
-    record : dict
-        A `NetworkRecord` as plain values.
-
-    Raises
-    ------
-    UnsupportedLayersError
-        If Keras' OpenVINO backend does not compute the network and TensorFlow is not installed.
+    Raises `UnsupportedLayersError` if Keras' OpenVINO backend does not compute the network and
+    TensorFlow is not installed.
     """
     job = Job(source, input_size, str(folder), source.file(input_size))
     return _run(conversion.convert, (job,), source, _PREFERRED)
@@ -79,12 +63,7 @@ def convert_saved(source, input_size, folder, model):
 def convert_with_classes(job, classes, load, backends=_PREFERRED):
     """Convert a network that may hold the user's own classes, in a separate process or else here.
 
-    Parameters
-    ----------
-    job : Job
-        The job, without the classes.
-    classes, load : callable
-        Return the classes by name, and the network in this process.
+    `classes` and `load` return the classes by name, and the network in this process.
     """
     try:
         with_classes = replace(job, classes=keras_objects.portable(classes()))

@@ -11,12 +11,7 @@ _PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 def other_kind(begin, suffix):
     """Return what a file is that does not begin as its suffix says, and what to do; else None.
 
-    Parameters
-    ----------
-    begin : bytes
-        The first bytes of the file, 32 or more where it has so many.
-    suffix : str
-        What its name ends with, such as ".keras".
+    `begin` holds its first bytes, 32 or more; `suffix` is what its name ends with.
     """
     if begin.startswith(_LFS):
         return (

@@ -12,13 +12,7 @@ KINDS = (TimmNetwork, TorchModule, OnnxFile, KerasObject, NamedNetwork, ModelFil
 
 
 def find_source(asked):
-    """Return the source of a network; nothing is downloaded, and the source has no digest yet.
-
-    Parameters
-    ----------
-    asked : Asked
-        The parameters of a transformer.
-    """
+    """Return the source of a network; nothing is downloaded, and the source has no digest yet."""
     for kind in KINDS:
         source = kind.of(asked)
         if source is not None:

@@ -29,23 +29,15 @@ _MOST_CHANNELS = 100_000
 
 
 def fold_batch_normalization(model, outputs):
-    """Fold batch normalization in `model`, in place, after the layout pass.
+    """Fold batch normalization in `model`, in place, after the layout pass; return the new
+    `outputs`.
 
     Batch normalization right behind a convolution or a dense layer, whether one operation or
     several with constants, goes into the kernel. Any other becomes one multiplication, or a
     convolution of each channel with one number, and one addition.
 
-    Parameters
-    ----------
-    model : openvino.Model
-        The graph. Its inputs and results stay as they are.
-    outputs : dict of str to openvino.Output
-        Values to follow, of operations that may lie beside the way to the model's results.
-
-    Returns
-    -------
-    folded : dict of str to openvino.Output
-        What gives the same values now.
+    `outputs` are values to follow, by name, of operations that may lie beside the way to the
+    model's results.
     """
     openvino = import_openvino()
 

@@ -22,13 +22,8 @@ _VIEWS = {"Reshape", "Squeeze", "Unsqueeze"}
 def name_layers(converted, permutations):
     """Return the model of a `Converted` with the output of each layer found by its name.
 
-    Parameters
-    ----------
-    converted : Converted
-        A whole network.
-    permutations : dict
-        For each path: the output that holds the layer's value, and the permutation of its axes
-        that gives the logical order, or None.
+    `permutations` has, for each path, the output that holds the layer's value, and the permutation
+    of its axes that gives the logical order, or None.
     """
     openvino = import_openvino()
     op = import_operations()

@@ -9,19 +9,7 @@ def drop_identities(model, outputs):
 
     These are conversions to the type that a value has, which Keras' backend puts around its layers,
     and products with 1, of which PyTorch's sums have one. They keep a batch normalization apart
-    from its convolution.
-
-    Parameters
-    ----------
-    model : openvino.Model
-        The graph; it is changed.
-    outputs : dict of str to openvino.Output
-        Values to follow.
-
-    Returns
-    -------
-    outputs : dict of str to openvino.Output
-        Where they are now.
+    from its convolution. The graph is changed; returned is where `outputs` are now.
     """
     openvino = import_openvino()
     results = [result.input_value(0) for result in model.get_results()]

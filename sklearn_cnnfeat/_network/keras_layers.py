@@ -88,22 +88,10 @@ def infer_shape(layer, *args, **kwargs):
 
 
 def compute_layers(model, inputs, invoke):
-    """Call every layer of a model.
+    """Call every layer of a model; return (Layer, output, keras.Layer) in the order of computation.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Built.
-    inputs : tensor
-        What it is computed on.
-    invoke : callable
-        Takes a layer and the arguments of its call, returns its output: `compute` or
-        `infer_shape`.
-
-    Returns
-    -------
-    calls : list of (Layer, tensor, keras.Layer)
-        In the order of computation.
+    `invoke` takes a layer and the arguments of its call, and returns its output: `compute` or
+    `infer_shape`.
     """
     keras = import_keras()
     if functional(model) is None:
@@ -138,14 +126,7 @@ def _describe_call(path, layer, output, source, positions):
 def list_calls(model, source, input_size=None):
     """Return (Layer, keras.Layer) for each call in a model, in logical shapes, without computing.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Built.
-    source : Source
-        Where it comes from, for messages.
-    input_size : (int, int), default=None
-        Height and width in pixels; None for the model's own.
+    An `input_size` of None is the model's own.
     """
     height, width, channels = check_input(model, source.label)
     height, width = input_size or (height, width)

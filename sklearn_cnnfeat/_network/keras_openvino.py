@@ -19,21 +19,10 @@ from sklearn_cnnfeat._network.transpositions import integers
 
 
 def convert(model, source, input_shape):
-    """Convert a Keras model to an OpenVINO graph with the value of each layer.
+    """Convert a Keras model, of supported layers only, to an OpenVINO graph with the value of each
+    layer.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Built, of layers for which `unsupported` has nothing to say.
-    source : Source
-        Where it comes from, for messages.
-    input_shape : (int or None, int or None, int)
-        Height, width and channels of the images.
-
-    Returns
-    -------
-    converted : Converted
-        In the order of axes in which Keras means it, with many transpositions.
+    The axes are in the order in which Keras means them, with many transpositions.
     """
     openvino = import_openvino()
     ops = import_operations()
@@ -52,19 +41,8 @@ def convert(model, source, input_shape):
 
 
 def trace(model, inputs):
-    """Call all layers of a model on an OpenVINO output.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Built.
-    inputs : openvino.Output
-        In the order of axes that the model takes.
-
-    Returns
-    -------
-    values : list of (Layer, openvino.Output)
-        In the order of computation, without layers that have several outputs.
+    """Call all layers on an OpenVINO output; return (Layer, output), without those of several
+    outputs.
     """
     # Layers that keep a state, such as a random generator, do not change it.
     with import_keras().StatelessScope(initialize_variables=False):

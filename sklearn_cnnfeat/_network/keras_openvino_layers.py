@@ -100,16 +100,8 @@ INACTIVE = frozenset(
 def unsupported(model):
     """Return what Keras' OpenVINO backend does not compute in `model` as TensorFlow does.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Any.
-
-    Returns
-    -------
-    problems : list of str
-        ``path (Class)`` or ``path (Class, option=value)``; empty if the whole model can be
-        converted.
+    Problems are ``path (Class)`` or ``path (Class, option=value)``; without any, the whole model
+    can be converted.
     """
     return list(dict.fromkeys(_problems(model, "")))
 

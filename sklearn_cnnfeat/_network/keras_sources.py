@@ -49,23 +49,18 @@ class KerasSource(Source):
     engines = ("openvino", "ncnn", "keras")
 
     def default_engine(self):
-        """Return the engine that ``engine="auto"`` means on this machine."""
         return choose_engine()
 
     def is_lasting(self, model=None):
-        """Whether the digest means the same numbers in every process."""
         return model is None or has_lasting_identity(model)
 
     def image_facts(self, model=None):
-        """Return what the network says about its images."""
         return ImageFacts()
 
     def convert(self, input_size, folder, model=None):
-        """Convert the network into a folder; return its record as plain values."""
         return converter.convert(self, input_size, folder)
 
     def read_kernels(self, layer, input_size, model=None):
-        """Return the kernels of a layer by name."""
         return converter.read_kernels(self, input_size, layer.path)
 
     def file(self, input_size):
@@ -75,14 +70,8 @@ class KerasSource(Source):
     def load(self, input_size, file=None, classes=None):
         """Return the `keras.Model`, for images of `input_size`.
 
-        Parameters
-        ----------
-        input_size : (int, int) or None
-            Height and width in pixels.
-        file : str, default=None
-            What `file` has found.
-        classes : dict, default=None
-            Custom classes of its layers that this process cannot import, by name.
+        `file` is what the method of that name has found, and `classes` are custom classes of its
+        layers that this process cannot import, by name.
         """
         raise NotImplementedError
 
@@ -107,7 +96,6 @@ class NamedNetwork(KerasSource):
 
     @classmethod
     def of(cls, asked):
-        """Return the source that the parameters mean; None if it is not of this kind."""
         architecture = None if asked.path is None else find_architecture(asked.path)
         if architecture is None:
             return None
@@ -130,7 +118,6 @@ class NamedNetwork(KerasSource):
         return find_architecture(self.name)
 
     def identify(self, layers=(), input_size=None, model=None):
-        """Return this source with its digest, downloading published weights where needed."""
         if self.weights == "random":
             return self
         path = self.file(input_size)
@@ -142,11 +129,9 @@ class NamedNetwork(KerasSource):
         return replace(self, digest=digest_of_file(path))
 
     def is_lasting(self, model=None):
-        """Whether the digest means the same numbers in every process."""
         return True
 
     def with_layers(self, layers):
-        """Return the source of other layers; without its digest if it differs."""
         weights = None if self.weights == "random" else self.weights
         include_top = any(self.architecture.needs_top(layer, weights) for layer in layers)
         if include_top == self.include_top:
@@ -154,12 +139,10 @@ class NamedNetwork(KerasSource):
         return replace(self, include_top=include_top, digest=None)
 
     def image_facts(self, model=None):
-        """Return what the network says about its images."""
         architecture = self.architecture
         return ImageFacts((architecture.native_size,) * 2, architecture.preprocessing)
 
     def choose_size(self, input_size, model=None):
-        """Return the height and width of the images."""
         return self.image_facts().size if input_size is None else input_size
 
     def structure(self, input_size):
@@ -175,7 +158,6 @@ class NamedNetwork(KerasSource):
         return NetworkRecord.as_read(stored.record)
 
     def file(self, input_size):
-        """Return the weights file that Keras reads, if it is on this machine."""
         if self.weights == "random":
             return None
         if self.weights != "imagenet":
@@ -184,11 +166,9 @@ class NamedNetwork(KerasSource):
         return None if path is None else str(path)
 
     def file_to_inspect(self):
-        """Return the path of an untrusted file and what it holds; None where there is none."""
         return None if self.weights in ("random", "imagenet") else (self.weights, "weights")
 
     def load(self, input_size, file=None, classes=None):
-        """Return the `keras.Model`, for images of `input_size`."""
         return keras_models.load_named(self, input_size, file)
 
     def count_layers(self, model):
@@ -198,7 +178,6 @@ class NamedNetwork(KerasSource):
         return len(model.layers) - len(self.architecture.tail) + len(self.architecture.head)
 
     def last_layer(self, model):
-        """Return the path of the last layer before the classifier, the same with and without it."""
         architecture = self.architecture
         if architecture.tail and not self.include_top:
             return architecture.tail[-1]
@@ -214,7 +193,6 @@ class ModelFile(KerasSource):
 
     @classmethod
     def of(cls, asked):
-        """Return the source that the parameters mean; None if it is not of this kind."""
         if asked.path is None:
             return None
         _check_model_file(asked)
@@ -222,16 +200,13 @@ class ModelFile(KerasSource):
         return cls(os.path.abspath(asked.path), trusted=asked.trusted)
 
     def identity(self):
-        """Return what the numbers depend on: the content of files, never their paths."""
         # Keras reads a file by its suffix, so the suffix counts too.
         return super().identity() | {"archive": self.name.endswith(".keras")}
 
     def identify(self, layers=(), input_size=None, model=None):
-        """Return this source with its digest."""
         return replace(self, digest=digest_of_file(self.name))
 
     def convert(self, input_size, folder, model=None):
-        """Convert the network into a folder; return its record as plain values."""
         if not self.trusted or "keras" not in sys.modules:
             return super().convert(input_size, folder)
         # Custom classes that are registered here are known there too.
@@ -240,20 +215,16 @@ class ModelFile(KerasSource):
         return converter.convert_with_classes(job, registered, lambda: self.load(input_size))
 
     def file(self, input_size):
-        """Return the file that Keras reads."""
         return self.name
 
     def file_to_inspect(self):
-        """Return the path of an untrusted file and what it holds."""
         return self.name, "model"
 
     def load(self, input_size, file=None, classes=None):
-        """Return the `keras.Model`."""
         with keras_models.import_keras().saving.custom_object_scope(classes or {}):
             return keras_models.load_file(self)
 
     def explain(self, error):
-        """Return what to raise for an error of Keras in computing."""
         return ModelFileError(f"The network in {self.name!r} cannot be computed: {cause_of(error)}")
 
 
@@ -269,18 +240,15 @@ class KerasObject(KerasSource):
 
     @classmethod
     def of(cls, asked):
-        """Return the source that the parameters mean; None if it is not of this kind."""
         if not keras_models.is_keras_model(asked.model):
             return None
         asked.check_no_weights(_OWN_WEIGHTS)
         return cls(asked.model.name)
 
     def identify(self, layers=(), input_size=None, model=None):
-        """Return this source with its digest."""
         return replace(self, digest=digest_of_model(model))
 
     def convert(self, input_size, folder, model=None):
-        """Convert the network into a folder; return its record as plain values."""
         record = converter.convert_saved(self, input_size, folder, model)
         if record["reason"] is None:
             record["reason"] = self._compare(model, NetworkRecord.as_read(record), folder)
@@ -295,7 +263,6 @@ class KerasObject(KerasSource):
         return conversion.reason_to_refuse(computed, [outputs[path] for path in paths], self)
 
     def read_kernels(self, layer, input_size, model=None):
-        """Return the kernels of a layer by name."""
         return conversion.kernels_in(model, self, input_size, layer.path)
 
     def load(self, input_size, file=None, classes=None):

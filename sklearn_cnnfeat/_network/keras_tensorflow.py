@@ -22,24 +22,10 @@ from sklearn_cnnfeat._network.runtime import import_openvino
 
 
 def convert(model, source, input_shape):
-    """Convert a Keras model whole.
+    """Convert a Keras model whole; return it, and what runs the original.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Built, with its weights.
-    source : Source
-        Where it comes from.
-    input_shape : (int or None, int or None, int)
-        Height, width and channels of the images.
-
-    Returns
-    -------
-    converted : Converted
-        The network on OpenVINO.
-    run : callable
-        Takes float32 pixels (n, height, width, channels) and paths of layers; returns what
-        TensorFlow computes for them. It shares nothing with the converted network.
+    The latter takes float32 pixels (n, height, width, channels) and paths of layers, returns what
+    TensorFlow computes for them, and shares nothing with the converted network.
     """
     limit_threads()
     function, paths = _trace(model, source, input_shape)

@@ -74,18 +74,10 @@ _DEFAULT, _ITS_NETWORKS = "block5_pool", "VGG16 and VGG19"
 
 
 def find_layer(layer, layers, n_layers, where):
-    """Return the entry of `layers` that `layer` means.
+    """Return the entry of `layers` that the parameter `layer` means.
 
-    Parameters
-    ----------
-    layer : str or int
-        What the user asked for.
-    layers : list of Layer
-        All calls of all layers, nested ones included, in the order of computation.
-    n_layers : int
-        Number of layers of the outermost model: the range of indices.
-    where : str
-        What the network is called in messages.
+    `layers` has the calls of all layers, nested ones included, in the order of computation. Indices
+    count the `n_layers` of the outermost model.
     """
     if layer == "last":
         found = _last_before_classifier(layers, where)
@@ -121,19 +113,7 @@ _PADDING = {"ZeroPadding2D", "ZeroPad2d", "ConstantPad2d", "ReflectionPad2d", "P
 
 
 def find_at_stride(stride, layers, input_shape, where):
-    """Return the last layer whose maps are `stride` times smaller than the image.
-
-    Parameters
-    ----------
-    stride : int
-        A power of two.
-    layers : sequence of Layer
-        In the order of computation.
-    input_shape : tuple
-        Height, width and channels of the image.
-    where : str
-        What the network is called in messages.
-    """
+    """Return the last layer whose maps are `stride` times smaller than the image."""
     if None in input_shape[:2]:
         raise LayerNotFoundError(
             f"{sentence(where)} takes images of any size, so that nothing tells which layer has "

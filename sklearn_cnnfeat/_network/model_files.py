@@ -47,22 +47,9 @@ _SUFFIXES = (".keras", ".h5", ".hdf5")
 def inspected_copy(path, digest, what="model"):
     """Copy a file to where nobody else can change it, inspect the copy, and yield its path.
 
-    The copy lacks the training configuration of models inside the model: Keras would build it,
-    and nothing here needs it.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    digest : str
-        Its SHA-256: the key of the compiled network is made from it, so no other file may be read.
-    what : {"model", "weights"}
-        What it is to be loaded as.
-
-    Yields
-    ------
-    copy : pathlib.Path
-        Removed at the end.
+    The copy lacks the training configuration of models inside the model: Keras would build it, and
+    nothing here needs it. No other file than that of this SHA-256 may be read: the key of the
+    compiled network is made from it.
     """
     with tempfile.TemporaryDirectory(prefix="cnnfeat-") as folder:
         copy = Path(folder) / os.path.basename(path)
@@ -113,19 +100,7 @@ def inspect_again(source):
 def inspect_file(path, what="model"):
     """Raise if a file holds anything but what Keras' own layers need.
 
-    Parameters
-    ----------
-    path : str or path
-        A file that ends in .keras, .h5 or .hdf5.
-    what : {"model", "weights"}
-        Of weights only what is loaded is looked at: no configuration.
-
-    Raises
-    ------
-    UntrustedModelError
-        If it holds anything else; the message names it.
-    ModelFileError
-        If it is damaged, or is not such a file.
+    With ``what="weights"`` only what is loaded then is looked at: no configuration.
     """
     _inspect(path, path, what)
 

@@ -51,13 +51,7 @@ def forget_loaded():
 
 
 class NcnnCut:
-    """A cut of a whole network, on ncnn.
-
-    Parameters
-    ----------
-    cut : OpenVINONetwork
-        The same on OpenVINO.
-    """
+    """A cut of a whole network, on ncnn."""
 
     engine = "ncnn"
 
@@ -134,23 +128,10 @@ def _prefers(cut):
 
 
 def on_ncnn(cut, is_wanted, announce=None):
-    """Return a cut on ncnn where it should run there.
+    """Return a cut in float32 on ncnn where it should run there, else None; and any problem of
+    ncnn.
 
-    Parameters
-    ----------
-    cut : OpenVINONetwork
-        A cut in float32.
-    is_wanted : bool
-        Whether the user asked for ncnn. Otherwise the rule of `winograd` decides.
-    announce : callable, default=None
-        Called with a sentence where the rule chooses ncnn, and ncnn lacks an operation.
-
-    Returns
-    -------
-    network : NcnnCut or None
-        None where it should stay on OpenVINO.
-    problem : str or None
-        Why ncnn does not compute it although it should.
+    Unless the user asked for ncnn, the rule of `winograd` decides.
     """
     if not is_wanted and not _prefers(cut):
         return None, None

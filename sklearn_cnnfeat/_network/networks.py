@@ -140,18 +140,8 @@ def describe_heads(record, spec):
 class CompiledNetwork:
     """A part of a network; it is compiled when it runs first.
 
-    Attributes
-    ----------
-    spec : NetworkSpec
-        What it computes.
-    info : NetworkInfo
-        What comes in and out.
-    is_lasting : bool
-        Whether its fingerprint means the same numbers in every process.
-    inspection : int or None
-        How its file was inspected; None if it was trusted instead.
-    layers : list of Layer
-        All layers of the network.
+    What it needs to know of the whole network is in `record`; `inspection` changes when an
+    untrusted file is inspected again.
     """
 
     engine = None
@@ -189,17 +179,7 @@ class CompiledNetwork:
 
 
 class OpenVINONetwork(CompiledNetwork):
-    """A cut of a whole network, on OpenVINO.
-
-    Parameters
-    ----------
-    spec : NetworkSpec
-        What to compute.
-    whole : WholeNetwork
-        The network.
-    quantized : Stored, default=None
-        The same cut on 8 bits, to be run in its place.
-    """
+    """A cut of a whole network, or the same on 8 bits (`quantized`), on OpenVINO."""
 
     engine = "openvino"
 
@@ -230,17 +210,7 @@ class OpenVINONetwork(CompiledNetwork):
 
 
 class KerasNetwork(CompiledNetwork):
-    """A part of a Keras model in this process.
-
-    Parameters
-    ----------
-    spec : NetworkSpec
-        What to compute.
-    model : keras.Model or None
-        The network, where it is the user's own.
-    reason : str or None
-        Why OpenVINO does not compute it; None where it was not asked.
-    """
+    """A part of a Keras model in this process; `reason` says why OpenVINO does not compute it."""
 
     engine = "keras"
 
@@ -262,15 +232,7 @@ class KerasNetwork(CompiledNetwork):
 
 
 class TorchNetwork(CompiledNetwork):
-    """Some layers of a PyTorch module in this process.
-
-    Parameters
-    ----------
-    spec : NetworkSpec
-        What to compute.
-    model : torch.nn.Module or None
-        The network, where it is not one of timm.
-    """
+    """Some layers of a PyTorch module in this process."""
 
     engine = "torch"
 

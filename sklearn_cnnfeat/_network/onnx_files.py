@@ -90,24 +90,10 @@ class _Refused(Exception):
 
 
 def read_onnx(path):
-    """Return the structure of an ONNX file, or refuse the file.
+    """Return the structure of an ONNX file without its weights, or refuse the file.
 
-    Parameters
-    ----------
-    path : path
-        The file. Its weights are not read, only measured.
-
-    Returns
-    -------
-    file : ONNXFile
-
-    Raises
-    ------
-    ModelFileError
-        If it is damaged or not a network that takes images.
-    UntrustedModelError
-        If it holds something besides standard operators and numbers, or refers to files outside
-        its folder.
+    `UntrustedModelError` is for what is not a standard operator or a number, and for files outside
+    its folder; `ModelFileError` for damage, and for networks that do not take images.
     """
     path = Path(path)
     shown = show(str(path))

@@ -45,13 +45,7 @@ class ImageFacts:
 
 
 def image_facts(file):
-    """Return what a file says about its images.
-
-    Parameters
-    ----------
-    file : ONNXFile
-        As `read_onnx` returns it.
-    """
+    """Return what a file says about its images."""
     _, *axes = file.image.shape
     is_channels_first = axes[0] in (1, 3) or axes[2] not in (1, 3)
     channels = axes[0] if is_channels_first else axes[2]
@@ -87,20 +81,7 @@ def _floats(text, n):
 
 
 def convert_onnx(path, input_size=None):
-    """Return the network in an ONNX file as a `Converted`.
-
-    Parameters
-    ----------
-    path : path
-        The file, which is inspected before OpenVINO opens it.
-    input_size : (int, int), default=None
-        Height and width; None takes those of the file.
-
-    Raises
-    ------
-    ModelFileError
-        If it is refused, damaged, not for images, or OpenVINO does not know one of its operators.
-    """
+    """Return the network in an ONNX file as a `Converted`."""
     file = read_onnx(path)
     facts = image_facts(file)
     shown = show(str(path))

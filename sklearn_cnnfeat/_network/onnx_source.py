@@ -22,7 +22,6 @@ class OnnxFile(Source):
 
     @classmethod
     def of(cls, asked):
-        """Return the source that the parameters mean; None if it is not of this kind."""
         if asked.path is None or not asked.path.lower().endswith(".onnx"):
             return None
         if not os.path.isfile(asked.path):
@@ -31,7 +30,6 @@ class OnnxFile(Source):
         return cls(os.path.abspath(asked.path))
 
     def identify(self, layers=(), input_size=None, model=None):
-        """Return this source with its digest."""
         paths = [self.name, *read_onnx(self.name).external]
         digests = [digest_of_file(str(path)) for path in paths]
         # A single file is known by its content, as everywhere else.
@@ -39,25 +37,20 @@ class OnnxFile(Source):
         return replace(self, digest=digest)
 
     def image_facts(self, model=None):
-        """Return what the network says about its images."""
         facts = onnx_models.image_facts(read_onnx(self.name))
         return ImageFacts(facts.size, facts.mean and Normalization(facts.mean, facts.std))
 
     def choose_size(self, input_size, model=None):
-        """Return the height and width of the images; None for the network's own."""
         self.image_facts()  # raises if the network does not take images
         return input_size
 
     def default_engine(self):
-        """Return the engine that ``engine="auto"`` means on this machine."""
         return "openvino"
 
     def convert(self, input_size, folder, model=None):
-        """Convert the network into a folder; return its record as plain values."""
         return foreign.process().run(_convert, self, input_size, str(folder))
 
     def read_kernels(self, layer, input_size, model=None):
-        """Return the kernels of a layer by name."""
         return foreign.process().run(_read_kernels, self.name, layer) if layer.kernels else {}
 
 

@@ -61,18 +61,8 @@ class KerasProcess:
     def run(self, function, *args):
         """Return what ``function(*args)`` returns there, or raise what it raises.
 
-        Parameters
-        ----------
-        function : callable
-            Of a module that the process can import.
-        *args : object
-            Values that can be pickled.
-
-        Raises
-        ------
-        ProcessEndedError
-            If the process is killed, by the system for want of memory for example, or takes
-            longer than `LONGEST_JOB`.
+        `ProcessEndedError` is raised if the process is killed, by the system for want of memory for
+        example, or takes longer than `LONGEST_JOB`.
         """
         message = pickle.dumps((function, args))
         with self._lock:

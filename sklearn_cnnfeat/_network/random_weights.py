@@ -22,14 +22,9 @@ _FIRST_VALUES |= {"gamma": 1.0, "beta": 0.0, "bias": 0.0, "count": 0.0}
 
 
 def draw(model, seed):
-    """Replace all weights of `model` by random ones.
+    """Replace all weights of a built model by random ones, of a seed or different ones each time.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Built. On the OpenVINO backend, its variables need not have values yet.
-    seed : int or None
-        Of the generator; None for other numbers each time.
+    On the OpenVINO backend, its variables need not have values yet.
     """
     generator = np.random.Generator(np.random.SFC64(seed))
     initializers = _initializers(model)

@@ -4,13 +4,7 @@ from collections import OrderedDict
 
 
 class Recent(OrderedDict):
-    """The values used last, by key.
-
-    Parameters
-    ----------
-    n_most : int
-        How many are kept.
-    """
+    """The `n_most` values used last, by key."""
 
     def __init__(self, n_most):
         super().__init__()

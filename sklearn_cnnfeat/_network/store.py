@@ -96,24 +96,12 @@ def discard(key, problem):
 
 
 def write(key, make):
-    """Keep a network under a key, whole or not at all.
+    """Keep a network under a key, whole or not at all; a key of None keeps it for this process
+    only.
 
-    Parameters
-    ----------
-    key : str
-        Digest of all that the network depends on; None keeps it for this process only.
-    make : callable
-        Takes a folder, writes the graph there if there is one, and returns the record.
-
-    Returns
-    -------
-    stored : Stored
-        In a temporary folder if it cannot be kept, with a warning, or need not be.
-
-    Raises
-    ------
-    NotWrittenError
-        If neither the cache folder nor the temporary folder has space for it.
+    `make` takes a folder, writes the graph there if there is one, and returns the record. Where the
+    network cannot be kept it is in a temporary folder, with a warning; `NotWrittenError` is raised
+    if that has no space either.
     """
     if key is not None:
         try:

@@ -40,7 +40,6 @@ class TorchSource(Source):
     engines = ("openvino", "ncnn", "torch")
 
     def choose_size(self, input_size, model=None):
-        """Return the height and width of the images, or raise where nothing tells them."""
         size = self.image_facts(model).size
         if input_size is not None:
             return input_size
@@ -52,7 +51,6 @@ class TorchSource(Source):
         return size
 
     def default_engine(self):
-        """Return the engine that ``engine="auto"`` means on this machine."""
         # PyTorch is not imported only to see none.
         if not has_gpu_files():
             return "openvino"
@@ -85,7 +83,6 @@ class TorchModule(TorchSource):
 
     @classmethod
     def of(cls, asked):
-        """Return the source that the parameters mean; None if it is not of this kind."""
         if is_module(asked.model):
             asked.check_no_weights(foreign.OWN_WEIGHTS)
             return cls(type(asked.model).__name__)
@@ -100,28 +97,23 @@ class TorchModule(TorchSource):
         return None
 
     def identify(self, layers=(), input_size=None, model=None):
-        """Return this source with its digest."""
         return replace(self, digest=torch_models.digest_of_module(model))
 
     def is_lasting(self, model=None):
-        """Whether the digest means the same numbers in every process."""
         return torch_models.has_lasting_identity(model)
 
     def image_facts(self, model=None):
-        """Return what the network says about its images."""
         facts = torch_models.module_facts(model)
         normalization = facts.mean and Normalization(facts.mean, facts.std)
         return ImageFacts(facts.size, normalization, facts.resizing)
 
     def convert(self, input_size, folder, model=None):
-        """Convert the network into a folder; return its record as plain values."""
         size = (*input_size, torch_models.find_channels(model))
         converted = convert_module(model, size, self.label)
         converter = f"PyTorch {installed_version('torch')}"
         return foreign.finish(converted, self, str(folder), converter, self.is_lasting(model))
 
     def read_kernels(self, layer, input_size, model=None):
-        """Return the kernels of a layer by name."""
         return _kernels_of(model, layer) if layer.kernels else {}
 
     def _build(self, input_size, model):
@@ -138,7 +130,6 @@ class TimmNetwork(TorchSource):
 
     @classmethod
     def of(cls, asked):
-        """Return the source that the parameters mean; None if it is not of this kind."""
         if not timm_models.is_timm_name(asked.path):
             return None
         if asked.weights is None:
@@ -151,24 +142,20 @@ class TimmNetwork(TorchSource):
         return cls(asked.path, weights=weights)
 
     def identify(self, layers=(), input_size=None, model=None):
-        """Return this source with its digest, downloading published weights where needed."""
         versions = [installed_version(name) for name in ("timm", "torch")]
         path = self._weights_file()
         facts = versions if path is None else f"{digest_of_file(path)} {versions[0]}"
         return replace(self, digest=digest_of_text(f"{facts}"))
 
     def image_facts(self, model=None):
-        """Return what the network says about its images."""
         facts = self._facts()
         return ImageFacts(facts.size[:2], Normalization(facts.mean, facts.std), facts.resizing)
 
     def convert(self, input_size, folder, model=None):
-        """Convert the network into a folder; return its record as plain values."""
         parts = self._facts(), self._weights_file()
         return foreign.process().run(_convert, self, *parts, input_size, str(folder))
 
     def read_kernels(self, layer, input_size, model=None):
-        """Return the kernels of a layer by name."""
         if not layer.kernels:
             return {}
         parts = self._facts(), self._weights_file(), self.seed

@@ -21,13 +21,7 @@ MAX_IN_MEMORY = 4
 
 
 class WholeNetwork:
-    """A network with all its layers, on the disk; its graph is read when it is cut first.
-
-    Attributes
-    ----------
-    record : NetworkRecord
-        What is known of it.
-    """
+    """A network with all its layers, on the disk; its graph is read when it is cut first."""
 
     def __init__(self, record, stored):
         self.record = record
@@ -58,23 +52,7 @@ def forget_whole_networks():
 
 
 def open_whole(source, input_size, model=None, announce=None):
-    """Return a network with all its layers.
-
-    Parameters
-    ----------
-    source : Source
-        Where it comes from, with its digest.
-    input_size : (int, int) or None
-        Height and width in pixels of the images that it takes; None for its own.
-    model : keras.Model, default=None
-        The model itself where `source` names an object.
-    announce : callable, default=None
-        Called with a sentence before anything that takes seconds.
-
-    Returns
-    -------
-    network : WholeNetwork
-    """
+    """Return a network with all its layers."""
     lasting = source.is_lasting(model)
     key = source.key(input_size, None if lasting else id(model))
     network = _networks.recall(key) or (_read_whole(key) if lasting else None)

@@ -220,7 +220,7 @@ def test_weights_are_found_offline(weights, tmp_path, monkeypatch, variable, pla
 def test_a_summary_without_weights_says_which_are_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(WeightsNotFoundError, match=r"mobilenetv3_small_050\.lamb_in1k\.safetensors"):
+    with pytest.raises(WeightsNotFoundError, match=r"mobilenetv3_small_050\.lamb_in1k\.safe"):
         filter_summary("timm/mobilenetv3_small_050.lamb_in1k")
 
 

@@ -23,15 +23,7 @@ KERAS_BATCH = 32
 
 
 class KerasEngine:
-    """A model in this process, by its own `predict_on_batch`.
-
-    Parameters
-    ----------
-    model : keras.Model
-        From pixels (n, height, width, channels) to one output for each head, as `part_of` makes it.
-    batch_size : int or None
-        Images for one call; None for `KERAS_BATCH`.
-    """
+    """A model as `part_of` makes it, in this process, by its own `predict_on_batch`."""
 
     name = "keras"
     # A framework uses all its threads for one call; two calls at once would only wait.
@@ -71,19 +63,7 @@ def _in_float32():
 
 
 def part_of(model, source, info, preprocessing):
-    """Return a Keras model from pixels to one output for each head of `info`.
-
-    Parameters
-    ----------
-    model : keras.Model
-        The network.
-    source : Source
-        Where it comes from, for messages.
-    info : NetworkInfo
-        What comes in and out.
-    preprocessing : str or None
-        Mode of Keras' `preprocess_input`, "rescale", or None.
-    """
+    """Return a Keras model from pixels to one output for each head of `info`."""
     keras = import_keras()
     pixels = keras.Input(info.input_shape, dtype="float32")
     first = is_channels_first(model)

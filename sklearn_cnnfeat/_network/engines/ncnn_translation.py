@@ -39,19 +39,7 @@ class Translation:
 def translate(model):
     """Return an OpenVINO model of one image's pixels as a network of ncnn.
 
-    Parameters
-    ----------
-    model : openvino.Model
-        From float32 pixels (n, height, width, channels) to one output per head.
-
-    Returns
-    -------
-    translation : Translation
-
-    Raises
-    ------
-    TranslationError
-        Where ncnn lacks an operation, or one of its options.
+    `TranslationError` is raised where ncnn lacks an operation, or one of its options.
     """
     shape = model.inputs[0].partial_shape
     if len(model.inputs) != 1 or shape.rank.is_dynamic or len(shape) != 4:

@@ -53,15 +53,7 @@ def prefers_ncnn(model):
 def winograd_share(model):
     """Return the share of multiplications in convolutions that Winograd's algorithm is for.
 
-    Parameters
-    ----------
-    model : openvino.Model
-        A network whose only unknown length is the batch.
-
-    Returns
-    -------
-    share : float or None
-        Between 0 and 1; None if the network takes images of any size.
+    It is between 0 and 1, or None if the network takes images of any size.
     """
     of_winograd = of_all = 0
     for node in model.get_ops():
