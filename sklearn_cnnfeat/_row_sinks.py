@@ -24,7 +24,6 @@ class ArraySink:
     columns: list = field(default_factory=list)
 
     def write(self, i, rows):
-        """Copy the rows of image `i`."""
         if self.out.ndim > 2:
             self.out[i] = rows[0]
             return
@@ -32,7 +31,6 @@ class ArraySink:
             self.out[i, columns] = row
 
     def fail(self, i, error):
-        """Mark image `i` as unreadable."""
         self.out[i] = np.nan
 
 
@@ -46,7 +44,6 @@ class NullSink:
         """Forget the rows of image `i`."""
 
     def fail(self, i, error):
-        """Count image `i` as unreadable."""
         self.n_failed += 1
 
 
@@ -62,12 +59,10 @@ class ShapedSink:
         self._pool = pool
 
     def write(self, i, rows):
-        """Pass the rows of image `i` on."""
         rows = [np.reshape(row, shape) for row, shape in zip(rows, self._shapes, strict=True)]
         if self._pool is not None:
             rows = [self._pool(row) if row.ndim == 3 else row for row in rows]
         self._sink.write(i, rows)
 
     def fail(self, i, error):
-        """Pass the failure of image `i` on."""
         self._sink.fail(i, error)

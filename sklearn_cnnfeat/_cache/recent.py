@@ -29,12 +29,10 @@ class RecentRows:
             self._n_bytes -= oldest.nbytes
 
     def discard(self, key):
-        """Forget a row."""
         row = self._rows.pop(key, None)
         if row is not None:
             self._n_bytes -= row.nbytes
 
     def clear(self):
-        """Forget all rows."""
         self._rows.clear()
         self._n_bytes = 0

@@ -56,11 +56,9 @@ class Group(click.Group):
     rest = "Commands"
 
     def list_commands(self, ctx):
-        """Return the names of the commands."""
         return list(self.commands)
 
     def format_commands(self, ctx, formatter):
-        """Write the commands, section by section."""
         listed = {name for _, names in self.sections for name in names}
         rest = [name for name in self.commands if name not in listed]
         for title, names in (*self.sections, (self.rest, rest)):
@@ -101,10 +99,8 @@ def _repeat_options(arguments, names):
 
 
 def command(**settings):
-    """Make a function a command of this program."""
     return click.command(cls=Command, **settings)
 
 
 def group(**settings):
-    """Make a function a group of commands of this program."""
     return click.group(cls=Group, **settings)

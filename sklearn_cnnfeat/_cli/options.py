@@ -21,7 +21,6 @@ class Many(click.Option):
         super().__init__(*args, multiple=True, **kwargs)
 
     def make_metavar(self, **context):  # click 8.1 gives none
-        """Return what help shows for the values."""
         return f"{super().make_metavar(**context)}..."
 
 
@@ -34,7 +33,6 @@ class OutputFile(click.ParamType):
         self.suffixes = suffixes
 
     def convert(self, value, param, ctx):
-        """Return the path, if a file can be written there."""
         path = Path(value)
         if path.suffix.lower() not in self.suffixes:
             self.fail(f"{value!r} must end with {' or '.join(self.suffixes)}.", param, ctx)
@@ -49,7 +47,6 @@ class OutputFile(click.ParamType):
         return path
 
     def shell_complete(self, ctx, param, incomplete):
-        """Complete names of files."""
         return click.Path().shell_complete(ctx, param, incomplete)
 
 
@@ -80,7 +77,6 @@ class Layer(click.ParamType):
     name = "layer"
 
     def convert(self, value, param, ctx):
-        """Return a name as it is, and an index as an integer."""
         return int(value) if re.fullmatch(r"-?\d+", str(value)) else value
 
 
@@ -93,7 +89,6 @@ class Numbers(click.ParamType):
         self.words = words
 
     def convert(self, value, param, ctx):
-        """Return the word, an integer, or a list of integers."""
         if value in self.words or not isinstance(value, str):
             return value
         try:

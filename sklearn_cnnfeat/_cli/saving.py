@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_cnnfeat._files import replaced_whole
+from sklearn_cnnfeat._network.find_source import KINDS
 from sklearn_cnnfeat._steps import chosen, find_step
 from sklearn_cnnfeat._transformer import CNNFeatureTransformer
 
@@ -20,7 +21,7 @@ _OURS = [
     "sklearn_cnnfeat._network.spec.Head",
     "sklearn_cnnfeat._network.spec.NetworkInfo",
     "sklearn_cnnfeat._network.spec.NetworkSpec",
-    "sklearn_cnnfeat._network.spec.Source",
+    *(f"{kind.__module__}.{kind.__name__}" for kind in KINDS),
     "sklearn_cnnfeat._transformer.CNNFeatureTransformer",
 ]
 

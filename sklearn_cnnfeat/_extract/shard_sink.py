@@ -52,7 +52,6 @@ class ShardSink:
             self._wait()
 
     def write(self, i, rows):
-        """Take the rows of image `i`, one per head."""
         position = self._first + i
         shard = self._shard_of(position)
         row = shard.rows[position % self._shards.part_size]
@@ -67,7 +66,6 @@ class ShardSink:
         self._done(position)
 
     def fail(self, i, error):
-        """Record that image `i` cannot be read."""
         position = self._first + i
         shard = self._shard_of(position)
         shard.rows[position % self._shards.part_size] = np.nan

@@ -1,7 +1,6 @@
 """What excites a channel: the photographs with its largest values, cut to what it sees there."""
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from sklearn_cnnfeat._inspection.channel_examples import examples_of
@@ -13,9 +12,9 @@ from sklearn_cnnfeat._inspection.judged import (
 )
 from sklearn_cnnfeat._inspection.maps import picture
 from sklearn_cnnfeat._inspection.receptive_field import receptive_field
-from sklearn_cnnfeat._inspection.source import graph_of
+from sklearn_cnnfeat._network.networks import open_network
 from sklearn_cnnfeat._steps import as_transformer
-from sklearn_cnnfeat._transformer import extractor_for, is_fitted
+from sklearn_cnnfeat._transformer import extractor_for
 
 # Inches of an example's width and of its title.
 _SIDE, _TITLE = 1.35, 0.3
@@ -143,18 +142,14 @@ class ChannelExamplesDisplay:
         if n_examples < 1:
             raise ValueError(f"n_examples={n_examples} must be at least 1.")
         check_some(X)
-        transformer = as_transformer(estimator, step)
-        if not is_fitted(transformer):
-            transformer = clone(transformer).fit(X)
-        extractor, images = extractor_for(transformer, X)
+        extractor, images = extractor_for(as_transformer(estimator, step), X)
         extractor, channels, examples, n_readable = examples_of(
             extractor, images, layer, channel, n_examples
         )
         if not n_readable:
             raise ValueError(NONE_READABLE)
         warn_of_unreadable(len(images), n_readable)
-        graph = graph_of(extractor)
-        field = None if graph is None else receptive_field(graph.output(0))
+        field = _field_of(extractor)
         found = [[_crop(extractor, images, field, *one) for one in row] for row in examples]
         display = cls(
             [[crop for crop, _, _ in row] for row in found],
@@ -215,6 +210,14 @@ class ChannelExamplesDisplay:
             size = f"{self.field.size[0]} x {self.field.size[1]} pixels of the network's input"
         self.figure_.suptitle(f"{self.layer}: what excites it most, seen in {size}", fontsize=10)
         return self
+
+
+def _field_of(extractor):
+    """Return the receptive field of a layer; None where a framework computes it."""
+    if extractor.engine not in ("openvino", "ncnn"):
+        return None
+    network = open_network(extractor.spec, extractor.engine, extractor.model)
+    return receptive_field(network.read().output(0))
 
 
 def _crop(extractor, images, field, value, i, row, column):

@@ -3,6 +3,8 @@
 The only module of the package's displays that imports matplotlib.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 # Tiles of a mosaic that have numbers of their own, in 8 columns: what fits a page.
@@ -26,35 +28,27 @@ _CLASS_COLORS = (
 )
 
 
+@dataclass(eq=False)
 class Panel:
     """One axes: an image with its title, color bar and labels."""
 
-    def __init__(
-        self,
-        values,
-        *,
-        title,
-        limits=None,
-        bar=True,
-        picture=None,
-        mosaic=None,
-        row_labels=None,
-        column_labels=None,
-        axis_labels=None,
-        pixel_aspect=1.0,
-        extend="neither",
-    ):
-        self.values = values
-        self.title = title
-        self.limits = limits
-        self.bar = bar and limits is not None
-        self.picture = picture
-        self.mosaic = mosaic
-        self.row_labels = row_labels
-        self.column_labels = column_labels
-        self.axis_labels = axis_labels
-        self.pixel_aspect = pixel_aspect
-        self.extend = extend
+    values: np.ndarray
+    title: str | None
+    # Smallest and largest value of the colors.
+    limits: tuple | None = None
+    bar: bool = True
+    # What the values are laid over.
+    picture: np.ndarray | None = None
+    mosaic: "Mosaic | None" = None
+    # Positions and texts.
+    row_labels: tuple | None = None
+    column_labels: list | None = None
+    axis_labels: tuple | None = None
+    pixel_aspect: float = 1.0
+    extend: str = "neither"
+
+    def __post_init__(self):
+        self.bar = self.bar and self.limits is not None
 
     @property
     def is_photo(self):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn import config_context
-from sklearn.base import clone, is_classifier
+from sklearn.base import is_classifier
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -30,7 +30,7 @@ from sklearn_cnnfeat._inspection.page_maps import Details, small_shape
 from sklearn_cnnfeat._inspection.route import Route
 from sklearn_cnnfeat._inspection.thumbnails import thumbnails, webp
 from sklearn_cnnfeat._steps import as_transformer, chosen, find_step
-from sklearn_cnnfeat._transformer import extractor_for, is_fitted
+from sklearn_cnnfeat._transformer import extractor_for
 
 _NEIGHBORS = 8
 # Megabytes of distances at a time.
@@ -167,10 +167,7 @@ def _open(estimator, X, step):
         step = find_step(estimator, step)
         route = Route(estimator, step, X)
         return _Opened(route.extractor, route.images, estimator, step)
-    transformer = as_transformer(estimator, step)
-    if not is_fitted(transformer):
-        transformer = clone(transformer).fit(X)
-    return _Opened(*extractor_for(transformer, X))
+    return _Opened(*extractor_for(as_transformer(estimator, step), X))
 
 
 def _prepare(opened, X, layers, side, details):

@@ -85,13 +85,19 @@ def convert_model(model, source, input_size, folder):
     pixels = sample_pixels(record.input_shape)
     # Computed before the graph is changed, because the reference may share it.
     expected = run(pixels, paths)
+    record = replace(record, converter=name)
+    record, computed = write_simplified(converted, record, paths, pixels, folder, source)
+    return replace(record, reason=reason_to_refuse(computed, expected, source)).to_json()
+
+
+def write_simplified(converted, record, paths, pixels, folder, source):
+    """Simplify a graph and write it; return the record, and what some layers of it give."""
     try:
-        permutations = simplify(converted)
+        permutations = _simplify(converted)
         network = graph.name_layers(converted, permutations)
         record = replace(
             record,
             permutations={path: order for path, (_, order) in permutations.items() if order},
-            converter=name,
         )
         # Each layer for itself, as most users have it computed.
         computed = [run_layers(network, record, [path], pixels)[0] for path in paths]
@@ -100,11 +106,10 @@ def convert_model(model, source, input_size, folder):
             f"OpenVINO cannot take {source.label}: {first_line(error)}."
         ) from error
     write_network(network, folder)
-    return replace(record, reason=reason_to_refuse(computed, expected, source)).to_json()
+    return record, computed
 
 
-def simplify(converted):
-    """Simplify a graph for storage, in place; return where each layer is, with its permutation."""
+def _simplify(converted):
     outputs = drop_identities(converted.model, converted.outputs)
     carried = carry_transpositions(converted.model, outputs)
     outputs = {path: output for path, (output, _) in carried.items()}

@@ -2,6 +2,7 @@
 
 import importlib.util
 import tempfile
+from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -124,11 +125,8 @@ def download_weights(source, input_size):
     if found.path is not None:
         return found.path
     # Keras puts them into the folder that was configured when it was imported.
-    process = KerasProcess({**_QUIET, "KERAS_BACKEND": "openvino"})
-    try:
+    with closing(KerasProcess({**_QUIET, "KERAS_BACKEND": "openvino"})) as process:
         return process.run(keras_models.download_weights, source, input_size, found)
-    finally:
-        process.close()
 
 
 @lru_cache
@@ -151,10 +149,8 @@ def has_gpu():
     # No process is started only to see none.
     if not has_gpu_files():
         return False
-    process = KerasProcess({})
     try:
-        return process.run(framework.sees_gpu)
+        with closing(KerasProcess({})) as process:
+            return process.run(framework.sees_gpu)
     except (ImportError, ProcessEndedError, RuntimeError):
         return False
-    finally:
-        process.close()

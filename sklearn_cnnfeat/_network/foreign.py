@@ -5,9 +5,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from sklearn_cnnfeat._network import conversion, graph
+from sklearn_cnnfeat._network import conversion
 from sklearn_cnnfeat._network.converted import ConversionError
-from sklearn_cnnfeat._network.engines.openvino import compile_in_float32, write_network
+from sklearn_cnnfeat._network.engines.openvino import compile_in_float32, first_line
 from sklearn_cnnfeat._network.process import KerasProcess
 from sklearn_cnnfeat._network.record import NetworkRecord
 from sklearn_cnnfeat._network.runtime import import_openvino
@@ -43,16 +43,13 @@ def finish(converted, source, folder, converter, is_lasting=True):
     images = conversion.sample_pixels(record.input_shape, 1) / np.float32(127.5) - 1
     try:
         expected = [_run(converted, path, images) for path in paths]
-        permutations = conversion.simplify(converted)
-        network = graph.name_layers(converted, permutations)
-        record = replace(
-            record,
-            permutations={path: order for path, (_, order) in permutations.items() if order},
-        )
-        computed = [conversion.run_layers(network, record, [path], images)[0] for path in paths]
     except Exception as error:
-        raise ConversionError(f"OpenVINO cannot take {source.label}: {error}") from error
-    write_network(network, folder)
+        raise ConversionError(
+            f"OpenVINO cannot take {source.label}: {first_line(error)}."
+        ) from error
+    record, computed = conversion.write_simplified(
+        converted, record, paths, images, folder, source
+    )
     reasons = [
         _reason_to_refuse(path, found.reshape(wanted.shape), wanted, nearby, source)
         for path, found, (wanted, nearby) in zip(paths, computed, expected, strict=True)

@@ -150,11 +150,14 @@ class NamedNetwork(KerasSource):
         published = "imagenet" if self.weights == "imagenet" else "random"
         named = NamedNetwork(self.name, weights=published, include_top=True)
         key = named.key(input_size, "structure")
+
+        def describe(folder):
+            return converter.describe_named(named, input_size)
+
         with store.locked(key):
-            stored = _structures.recall(key) or store.read(key)
-            if stored is None:
-                stored = store.write(key, lambda _: converter.describe_named(named, input_size))
-            _structures.keep(key, stored)
+            stored = _structures.get_or_make(
+                key, lambda: store.read(key) or store.write(key, describe)
+            )
         return NetworkRecord.as_read(stored.record)
 
     def file(self, input_size):

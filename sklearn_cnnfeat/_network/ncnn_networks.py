@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import threading
-from collections import OrderedDict
 from functools import lru_cache
 
 import numpy as np
@@ -15,13 +14,12 @@ from sklearn_cnnfeat._network.engines.ncnn import NcnnEngine, NcnnNetwork, impor
 from sklearn_cnnfeat._network.engines.ncnn_graph import TranslationError
 from sklearn_cnnfeat._network.engines.openvino import OpenVINOEngine
 from sklearn_cnnfeat._network.engines.winograd import MIN_CHANNELS, prefers_ncnn
+from sklearn_cnnfeat._network.recent import Recent
 from sklearn_cnnfeat._network.runtime import check_process
 from sklearn_cnnfeat._network.spec import installed_version
 
 # Networks with their transformed kernels, which take four times the memory of the kernels.
-_MAX_LOADED = 2
-
-_loaded = OrderedDict()
+_loaded = Recent(2)
 _lock = threading.RLock()
 
 
@@ -107,14 +105,13 @@ class NcnnCut:
         with _lock:
             # Asked for by name or chosen by the rule, it is the same network.
             key = self.spec.fingerprint() if self.is_lasting else self
-            if key not in _loaded:
-                while len(_loaded) >= _MAX_LOADED:
-                    _loaded.popitem(last=False)
-                _loaded[key] = NcnnNetwork(self.read())
-                # ncnn has its own copy of the weights.
-                self._cut.release()
-            _loaded.move_to_end(key)
-            return _loaded[key]
+            return _loaded.get_or_make(key, self._load_now)
+
+    def _load_now(self):
+        network = NcnnNetwork(self.read())
+        # ncnn has its own copy of the weights.
+        self._cut.release()
+        return network
 
 
 def _prefers(cut):

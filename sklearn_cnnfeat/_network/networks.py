@@ -168,11 +168,7 @@ class CompiledNetwork:
         if self._given is not None:
             check_unchanged(self.spec.source, self._given)
         with self._lock:
-            engine = self._engines.recall(key)
-            if engine is None:
-                engine = self._make_engine(*key)
-                self._engines.keep(key, engine)
-            return engine
+            return self._engines.get_or_make(key, lambda: self._make_engine(*key))
 
     def _make_engine(self, dtype, precision, n_threads, batch_size, n_callers):
         raise NotImplementedError
@@ -292,12 +288,10 @@ def open_network(spec, engine, model=None, announce=None, calibrate=None, precis
     is_shared = wanted != "torch" and source.is_lasting(model)
     key = (spec.fingerprint(), wanted, None if is_shared else id(model))
     with _lock:
-        compiled = _compiled.recall(key)
-        if compiled is None:
-            compiled = _open(spec, wanted, engine, model, announce, calibrate)
-            # Keep a reference to the model, so that no other model can get the same id.
-            compiled.model = model
-            _compiled.keep(key, compiled)
+        # The model is kept with it, so that no other model can get the same id.
+        compiled, _ = _compiled.get_or_make(
+            key, lambda: (_open(spec, wanted, engine, model, announce, calibrate), model)
+        )
         _check_trust(compiled, source)
     if compiled.engine == "keras" and wanted != "keras":
         warn(f"{compiled.reason} Keras computes it instead.", EngineWarning)

@@ -10,16 +10,11 @@ class Recent(OrderedDict):
         super().__init__()
         self._n_most = n_most
 
-    def recall(self, key):
-        """Return the value of a key, or None."""
+    def get_or_make(self, key, make):
+        """Return the value of a key, made when it is not there: the oldest one leaves before."""
         if key not in self:
-            return None
+            while len(self) >= self._n_most:
+                self.popitem(last=False)
+            self[key] = make()
         self.move_to_end(key)
         return self[key]
-
-    def keep(self, key, value):
-        """Keep a value in place of the least recently used one."""
-        self[key] = value
-        self.move_to_end(key)
-        if len(self) > self._n_most:
-            self.popitem(last=False)

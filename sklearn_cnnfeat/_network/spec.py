@@ -242,30 +242,11 @@ class Head:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What is known of a network once it has been built; stored beside the compiled network."""
+    """What goes into a network and comes out of it."""
 
     heads: tuple
     # Height, width (None: any) and channels of the images that go in.
     input_shape: tuple
-
-    def to_json(self):
-        """Return plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values):
-        """Return the value that `to_json` wrote."""
-        heads = tuple(
-            Head(
-                layer=head["layer"],
-                pooling=head["pooling"],
-                map_shape=tuple(head["map_shape"]),
-                shape=tuple(head["shape"]),
-                grid=head.get("grid") and TokenGrid(**head["grid"]),
-            )
-            for head in values["heads"]
-        )
-        return cls(heads=heads, input_shape=tuple(values["input_shape"]))
 
 
 @lru_cache(maxsize=16)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from contextlib import closing
 from dataclasses import asdict, replace
 
 from sklearn_cnnfeat._files import digest_of_file, digest_of_text
@@ -191,13 +192,11 @@ def describe_device():
     """Return what ``engine="torch"`` computes on, found out in a process of its own."""
     if importlib.util.find_spec("torch") is None:
         return "PyTorch is not installed"
-    process = KerasProcess({})
     try:
-        return process.run(torch_engine.describe_device)
+        with closing(KerasProcess({})) as process:
+            return process.run(torch_engine.describe_device)
     except (ImportError, ProcessEndedError, RuntimeError) as error:
         return f"PyTorch cannot be used ({error})"
-    finally:
-        process.close()
 
 
 # --- in the process -------------------------------------------------------------------------------

@@ -55,8 +55,11 @@ def open_whole(source, input_size, model=None, announce=None):
     """Return a network with all its layers."""
     lasting = source.is_lasting(model)
     key = source.key(input_size, None if lasting else id(model))
-    network = _networks.recall(key) or (_read_whole(key) if lasting else None)
-    if network is None:
+
+    def read_or_convert():
+        network = _read_whole(key) if lasting else None
+        if network is not None:
+            return network
         with store.locked(key):
             # Another process may have converted it while this one waited.
             network = _read_whole(key) if lasting else None
@@ -64,8 +67,9 @@ def open_whole(source, input_size, model=None, announce=None):
                 if announce:
                     announce(f"converting {source.label} (once; kept for later runs)")
                 network = _convert(source, input_size, model, key if lasting else None)
-    _networks.keep(key, network)
-    return network
+        return network
+
+    return _networks.get_or_make(key, read_or_convert)
 
 
 def _read_whole(key):

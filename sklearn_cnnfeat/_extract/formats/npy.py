@@ -60,7 +60,6 @@ class NpyFormat(Format):
         return manifest if is_ours else None
 
     def read_manifest_beside(self, to):
-        """Return the manifest beside a file of ours that is there or gone; None for any other."""
         file = f"{to}.json"
         try:
             text = Path(file).read_text(encoding="utf-8")
@@ -69,7 +68,6 @@ class NpyFormat(Format):
         return parse_manifest(text, file, self.name)
 
     def find_gaps(self, to, manifest):
-        """Return the paths of what is missing of a finished file, or shorter than it was."""
         shape, dtype, start = _read_header(to)
         if shape[0] != manifest["n_rows"]:
             raise ValueError(

@@ -85,7 +85,6 @@ class ZarrFormat(Format):
         return check_manifest(attributes.get(MANIFEST), to, self.name)
 
     def find_gaps(self, to, manifest):
-        """Return the paths of what is missing of a finished file, or shorter than it was."""
         arrays = [f"{name}/{_METADATA}" for name in _arrays(manifest)]
         gaps = [path for path in map(Path(to).joinpath, arrays) if not is_whole(path)]
         if gaps:

@@ -34,7 +34,6 @@ class KerasEngine:
         self.batch_size = batch_size or KERAS_BATCH
 
     def run(self, batches, deliver):
-        """Compute all batches; return when every row was delivered."""
         for tokens, pixels in batches:
             with self._one_call, _in_float32():
                 outputs = self._model.predict_on_batch(np.asarray(pixels, np.float32))
