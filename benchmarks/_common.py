@@ -118,6 +118,21 @@ def run_alone(script, name, environment=None, seconds=None):
     return {"network": name, "error": lines[-1]}
 
 
+def begin_series(description, check, report, names="default: those missing"):
+    """Return the networks that were named and the report so far; with ``--one``, check one only."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("networks", nargs="*", help=names)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(check(arguments.networks[0])))
+        sys.exit()
+    known = json.loads(report.read_text()) if report.exists() else {"networks": {}}
+    known["machine"] = describe_machine()
+    print_machine(known["machine"])
+    return arguments.networks, known
+
+
 def cycled(paths, count):
     """Return `count` paths, from the first again after the last."""
     return [paths[i % len(paths)] for i in range(count)]

@@ -8,7 +8,6 @@ its own with random weights, no download and a temporary home.
 how far rounding alone can go.
 """
 
-import argparse
 import gc
 import json
 import os
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _common import RESULTS, describe_machine, print_machine, run_alone
+from _common import RESULTS, begin_series, run_alone
 
 from sklearn_cnnfeat import CNNFeatureTransformer, list_models
 from sklearn_cnnfeat._network.zoo import find_architecture
@@ -167,21 +166,14 @@ def show(record):
 
 def main():
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", help="names or patterns; default: those missing")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(check(arguments.networks[0])))
-        return
-    report = json.loads(REPORT.read_text()) if REPORT.exists() else {"networks": {}}
-    if arguments.networks:
-        names = [name for pattern in arguments.networks for name in list_models(pattern)]
+    wanted, report = begin_series(
+        __doc__, check, REPORT, "names or patterns; default: those missing"
+    )
+    if wanted:
+        names = [name for pattern in wanted for name in list_models(pattern)]
     else:
         names = [n for n in list_models() if "layers" not in report["networks"].get(n, {})]
     report["limit"] = LIMIT
-    report["machine"] = describe_machine()
-    print_machine(report["machine"])
     print(
         f"{'network':<20} {'layer':<38} {'shape':<16} {'openvino':>9} {'keras':>9} {'itself':>9}"
         f" {'openvino':>9} {'keras':>9}"

@@ -13,7 +13,6 @@ variances of parts of the photographs, as training leaves them. Both results are
 report, each with its distance to float64.
 """
 
-import argparse
 import copy
 import json
 import os
@@ -22,9 +21,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from _common import RESULTS, describe_machine, print_machine, run_alone
+from _common import RESULTS, begin_series, run_alone
 
 from sklearn_cnnfeat import CNNFeatureTransformer, layer_summary
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "network"))
+from torch_networks import scale_weights
 
 REPORT = RESULTS / "torch_parity.json"
 LIMIT = 5e-6  # of the largest value of a layer
@@ -83,25 +85,6 @@ def import_torchvision():
 
         torchvision.library = library  # lives as long as the module
     return torchvision
-
-
-def scale_weights(network):
-    """Give a network kernels scaled after He et al. and normalizations between 0.5 and 1.5."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for part in network.modules():
-            for name, value in part.named_parameters(recurse=False):
-                if value.ndim >= 2 and name.endswith("weight"):
-                    deviation = (2 / value[0].numel()) ** 0.5
-                    value.copy_(torch.randn(value.shape, generator=generator) * deviation)
-                elif value.ndim == 1 and getattr(part, "weight", value).ndim == 1:
-                    value.copy_(0.5 + torch.rand(value.shape, generator=generator))
-            for name in ("running_mean", "running_var"):
-                value = getattr(part, name, None)
-                if value is not None:
-                    value.copy_(0.5 + torch.rand(value.shape, generator=generator))
 
 
 def take_statistics(network, inputs):
@@ -324,23 +307,14 @@ def show(record):
 
 def main():
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", help="default: those missing")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(check(arguments.networks[0])))
-        return
-    report = json.loads(REPORT.read_text()) if REPORT.exists() else {"networks": {}}
+    wanted, report = begin_series(__doc__, check, REPORT)
     everything = [name for names in FAMILIES.values() for name in names]
     missing = [n for n in everything if "layers" not in report["networks"].get(n, {})]
     report["limit"] = LIMIT
-    report["machine"] = describe_machine()
-    print_machine(report["machine"])
     print(
         f"{'network':<34} {'layer':<30} {'PyTorch':>9} {'float64':>9} {'torch 64':>9} {'ONNX':>9}"
     )
-    for name in arguments.networks or missing:
+    for name in wanted or missing:
         record = run_alone(__file__, name)
         show(record)
         report["networks"][name] = record

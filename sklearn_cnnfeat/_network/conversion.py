@@ -93,7 +93,7 @@ def convert_model(model, source, input_size, folder):
 def write_simplified(converted, record, paths, pixels, folder, source):
     """Simplify a graph and write it; return the record, and what some layers of it give."""
     try:
-        permutations = _simplify(converted)
+        permutations = simplify(converted)
         network = graph.name_layers(converted, permutations)
         record = replace(
             record,
@@ -109,7 +109,8 @@ def write_simplified(converted, record, paths, pixels, folder, source):
     return record, computed
 
 
-def _simplify(converted):
+def simplify(converted):
+    """Simplify a graph for storage, in place; return where each layer is, with its permutation."""
     outputs = drop_identities(converted.model, converted.outputs)
     carried = carry_transpositions(converted.model, outputs)
     outputs = {path: output for path, (output, _) in carried.items()}
