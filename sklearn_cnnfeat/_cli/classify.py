@@ -13,6 +13,7 @@ from sklearn_cnnfeat._cli.options import (
     Many,
     OutputFile,
     cache_folder_option,
+    choice_option,
     folder_argument,
     image_paths,
     on_error_option,
@@ -49,15 +50,13 @@ from sklearn_cnnfeat._csv import csv_writer
     "--pooling",
     "poolings",
     cls=Many,
-    type=POOLINGS,
+    type=click.Choice(POOLINGS),
     default=["avg"],
     help="How the maps of a layer become numbers. Several are compared.  [default: avg]",
 )
-@click.option(
+@choice_option(
     "--classifier",
-    type=click.Choice(["auto", "svm", "linear-svm", "logreg"]),
-    default="auto",
-    show_default=True,
+    choices=["auto", "svm", "linear-svm", "logreg"],
     help="What learns from the standardized features: an SVM with an RBF kernel, a linear one, or "
     "a logistic regression, which gives probabilities. 'auto' tries both SVMs and keeps the linear "
     "one where it is as good within one standard error. 'cnnfeat why' is exact for linear models.",
@@ -278,11 +277,9 @@ def predict(model, images, on_error, as_json, cache_folder, progress):
     help="The class that is explained.  [default: of two the one with positive scores, of more the "
     "predicted one]",
 )
-@click.option(
+@choice_option(
     "--method",
-    type=click.Choice(["auto", "exact", "occlusion"]),
-    default="auto",
-    show_default=True,
+    choices=["auto", "exact", "occlusion"],
     help="'exact' adds up to the decision and needs a linear classifier; 'occlusion' covers "
     "patches of the picture and works with all.",
 )

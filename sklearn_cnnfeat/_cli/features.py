@@ -11,6 +11,7 @@ from sklearn_cnnfeat._cli.options import (
     POOLINGS,
     Network,
     cache_folder_option,
+    choice_option,
     image_paths,
     input_size_option,
     layers_option,
@@ -43,37 +44,22 @@ _COMPUTING = ("precision", "decode", "engine")
 )
 @network_options
 @layers_option
-@click.option(
-    "-p",
-    "--pooling",
-    type=POOLINGS,
-    default="avg",
-    show_default=True,
-    help="How the maps of a layer become numbers.",
-)
+@choice_option("-p", "--pooling", choices=POOLINGS, help="How the maps of a layer become numbers.")
 @click.option(
     "--format",
     type=click.Choice(["parquet", "npy", "zarr"]),
     help="Format of the file.  [default: by its suffix]",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Type of the numbers in the file.",
-)
+@choice_option("--dtype", choices=["float32", "float16"], help="Type of the numbers in the file.")
 @click.option(
     "--files-from",
     type=click.File(encoding="utf-8", errors="surrogateescape"),
     metavar="FILE",
     help="Read the paths of images from a file, one per line; - is the standard input.",
 )
-@click.option(
+@choice_option(
     "--on-error",
-    type=click.Choice(["raise", "skip", "nan"]),
-    default="raise",
-    show_default=True,
+    choices=["raise", "skip", "nan"],
     help="Stop at an image that cannot be read, leave it out, or write a row of NaN.",
 )
 @click.option(
@@ -85,25 +71,19 @@ _COMPUTING = ("precision", "decode", "engine")
     "--cache", is_flag=True, help="Read features from the cache, and write new ones to it."
 )
 @cache_folder_option
-@click.option(
+@choice_option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16", "int8"]),
-    default="float32",
-    show_default=True,
+    choices=["float32", "bfloat16", "int8"],
     help="Precision of the network's arithmetic: lower is faster.",
 )
-@click.option(
+@choice_option(
     "--decode",
-    type=click.Choice(["exact", "fast"]),
-    default="exact",
-    show_default=True,
+    choices=["exact", "fast"],
     help="'fast' saves time on large JPEG files and changes features slightly.",
 )
-@click.option(
+@choice_option(
     "--engine",
-    type=click.Choice(["auto", "openvino", "ncnn", "keras", "torch"]),
-    default="auto",
-    show_default=True,
+    choices=["auto", "openvino", "ncnn", "keras", "torch"],
     help="What runs the network.",
 )
 @click.option("--part-size", type=click.IntRange(min=1), metavar="N", help="Images per shard.")

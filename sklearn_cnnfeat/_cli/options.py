@@ -109,7 +109,14 @@ def _weights(ctx, param, value):
     return None if value == "random" else os.path.abspath(value)
 
 
-POOLINGS = click.Choice(["avg", "max", "gem", "spp", "flatten", "cls"])
+POOLINGS = ["avg", "max", "gem", "spp", "flatten", "cls"]
+
+
+def choice_option(*names, choices, help):
+    """Add an option with one of some values, of which the first is the default."""
+    return click.option(
+        *names, type=click.Choice(choices), default=choices[0], show_default=True, help=help
+    )
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -177,11 +184,9 @@ progress_option = click.option(
 
 saved_model_argument = click.argument("model", type=click.Path(exists=True, dir_okay=False))
 folder_argument = click.argument("photos", type=click.Path(exists=True, file_okay=False))
-on_error_option = click.option(
+on_error_option = choice_option(
     "--on-error",
-    type=click.Choice(["raise", "skip"]),
-    default="raise",
-    show_default=True,
+    choices=["raise", "skip"],
     help="Stop at an image that cannot be read, or leave it out.",
 )
 
@@ -224,19 +229,15 @@ def picture_option(default):
 NETWORK_SETTINGS = ("model", "weights", "trusted", "input_size", "resize", "preprocessing")
 
 
-_RESIZES = click.Choice(["stretch", "crop", "pad", "auto"])
-_resize_option = click.option(
-    "--resize",
-    type=_RESIZES,
-    default="stretch",
-    show_default=True,
-    help="How images of another shape are resized.",
+_RESIZES = ["stretch", "crop", "pad", "auto"]
+_resize_option = choice_option(
+    "--resize", choices=_RESIZES, help="How images of another shape are resized."
 )
 _resizes_option = click.option(
     "--resize",
     "resizes",
     cls=Many,
-    type=_RESIZES,
+    type=click.Choice(_RESIZES),
     default=["stretch"],
     help="What happens to images of another shape. Several are compared; 'crop' is often the best. "
     " [default: stretch]",
@@ -255,11 +256,9 @@ def searched_network_options(function):
 
 def _with_network(function, resize_option):
     for option in (  # the last one is listed first
-        click.option(
+        choice_option(
             "--preprocessing",
-            type=click.Choice(["auto", "caffe", "tf", "torch", "rescale", "none"]),
-            default="auto",
-            show_default=True,
+            choices=["auto", "caffe", "tf", "torch", "rescale", "none"],
             help="Preprocessing of the pixels. 'auto' is right for networks by name; for a model "
             "file it is none.",
         ),

@@ -8,6 +8,7 @@ from sklearn_cnnfeat._cli.options import (
     Layer,
     Network,
     Numbers,
+    choice_option,
     layers_option,
     network_options,
     picture_option,
@@ -35,11 +36,9 @@ from sklearn_cnnfeat._cli.options import (
     help="Fuse the channels of a layer into one map.",
 )
 @click.option("--overlay", is_flag=True, help="Lay the fused map over the picture.")
-@click.option(
+@choice_option(
     "--normalize",
-    type=click.Choice(["channel", "shared"]),
-    default="channel",
-    show_default=True,
+    choices=["channel", "shared"],
     help="Each channel on its own scale, or all on one.",
 )
 @click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Maps side by side.")
@@ -88,12 +87,8 @@ def maps(images, output, layers, combine, overlay, columns, **settings):
     help="Of each filter: all, how many, or which.  [default: the first 8]",
 )
 @click.option("--rgb", is_flag=True, help="In colors, for layers that see pictures.")
-@click.option(
-    "--normalize",
-    type=click.Choice(["shared", "filter"]),
-    default="shared",
-    show_default=True,
-    help="One scale for all filters, or one for each.",
+@choice_option(
+    "--normalize", choices=["shared", "filter"], help="One scale for all filters, or one for each."
 )
 def filters(model, layer, output, weights, trusted, filters, channels, rgb, normalize):
     """Draw the filters of a convolution.

@@ -9,6 +9,7 @@ from sklearn_cnnfeat._cli.options import (
     Layer,
     Many,
     OutputFile,
+    choice_option,
     folder_argument,
     image_paths,
     layer_option,
@@ -25,11 +26,9 @@ from sklearn_cnnfeat._cli.options import (
 )
 from sklearn_cnnfeat._cli.output import say
 
-_method_option = click.option(
+_method_option = choice_option(
     "--method",
-    type=click.Choice(["pca", "tsne"]),
-    default="pca",
-    show_default=True,
+    choices=["pca", "tsne"],
     help="How features become a map: the two directions in which they vary most, or t-SNE.",
 )
 
@@ -92,11 +91,9 @@ def embedding(model, photos, output, method, on_error, cache_folder, progress):
 @saved_model_argument
 @folder_argument
 @picture_option("gallery.png")
-@click.option(
+@choice_option(
     "--which",
-    type=click.Choice(["worst", "least_certain", "best"]),
-    default="worst",
-    show_default=True,
+    choices=["worst", "least_certain", "best"],
     help="The most certain mistakes, the least certain ones, or the most certain right ones.",
 )
 @number_option("n_photos", "Photographs to draw.")

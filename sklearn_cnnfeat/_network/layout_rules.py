@@ -51,22 +51,31 @@ def _axes_of(node, rank):
     return None if found is None else [axis % rank for axis in found[0]]
 
 
-def _reduce(node, value):
-    order = value.order
+def _along_axes(node, value):
+    """Normalizations over the axes in the second input."""
+    return None if _move_axes(node, value.order) is None else value.order
+
+
+def _move_axes(node, order):
+    """Let an operation work on the same axes in an order; return them, None if unknown."""
     axes = _axes_of(node, len(order))
+    if axes is not None:
+        _set_input(node, 1, sorted(order[axis] for axis in axes))
+    return axes
+
+
+def _reduce(node, value):
+    axes = _move_axes(node, value.order)
     if axes is None:
         return None
-    _set_input(node, 1, sorted(order[axis] for axis in axes))
-    return order if node.get_attributes()["keep_dims"] else _without(order, axes)
+    return value.order if node.get_attributes()["keep_dims"] else _without(value.order, axes)
 
 
 def _squeeze(node, value):
-    order = value.order
-    axes = _axes_of(node, len(order))
-    if axes is None or node.get_attributes().get("allow_axis_skip"):
+    if node.get_attributes().get("allow_axis_skip"):
         return None
-    _set_input(node, 1, sorted(order[axis] for axis in axes))
-    return _without(order, axes)
+    axes = _move_axes(node, value.order)
+    return None if axes is None else _without(value.order, axes)
 
 
 def _unsqueeze(node, value):
@@ -80,16 +89,6 @@ def _unsqueeze(node, value):
     _set_input(node, 1, range(len(order), rank))
     old = iter(order)
     return tuple(len(order) + new.index(axis) if axis in new else next(old) for axis in range(rank))
-
-
-def _along_axes(node, value):
-    """Normalizations over the axes in the second input."""
-    order = value.order
-    axes = _axes_of(node, len(order))
-    if axes is None:
-        return None
-    _set_input(node, 1, sorted(order[axis] for axis in axes))
-    return order
 
 
 def _along_axis(node, value):

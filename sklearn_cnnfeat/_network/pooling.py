@@ -51,8 +51,6 @@ def pool(maps, pooling, map_shape, ops):
     if pooling == "gem":
         powers = ops.power(ops.maximum(maps, GEM_FLOOR), GEM_POWER)
         return ops.power(ops.mean(powers), 1.0 / GEM_POWER)
-    if pooling == "cls":
-        raise ValueError("Only tokens have a class token; see `check_pooling`.")
     height, width, _ = map_shape
     return ops.concatenate(
         [

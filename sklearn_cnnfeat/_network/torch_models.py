@@ -5,12 +5,16 @@ import functools
 import hashlib
 import pickle
 import weakref
-from dataclasses import dataclass
 from typing import ClassVar
 
 import joblib
 
-from sklearn_cnnfeat._network.spec import Resizing, installed_version
+from sklearn_cnnfeat._network.spec import (
+    ImageFacts,
+    Normalization,
+    Resizing,
+    installed_version,
+)
 
 
 def import_torch():
@@ -58,42 +62,23 @@ def find_channels(module):
     return 3
 
 
-@dataclass(frozen=True)
-class ModuleFacts:
-    """What a module says about its images; None where it does not say."""
-
-    channels: int
-    # Height and width.
-    size: tuple = (None, None)
-    # For pixels on 0-1.
-    mean: tuple | None = None
-    std: tuple | None = None
-    resizing: Resizing | None = None
-
-
 def module_facts(module):
     """Return what a module says about its images.
 
     Networks of timm carry a `pretrained_cfg`; to others the transforms of their weights can be
     attached: ``network.transforms = weights.transforms()``, as torchvision has them.
     """
-    channels = find_channels(module)
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, dict) and "input_size" in config:
-        return ModuleFacts(
-            channels,
-            tuple(config["input_size"][1:]),
-            tuple(config["mean"]),
-            tuple(config["std"]),
-            resizing_of(config),
-        )
+        normalization = Normalization(tuple(config["mean"]), tuple(config["std"]))
+        return ImageFacts(tuple(config["input_size"][1:]), normalization, resizing_of(config))
     transforms = getattr(module, "transforms", None)
     if all(hasattr(transforms, name) for name in ("crop_size", "mean", "std")):
         sides = tuple(transforms.crop_size)
         size = sides if len(sides) == 2 else sides * 2
-        mean, std = tuple(transforms.mean), tuple(transforms.std)
-        return ModuleFacts(channels, size, mean, std, _resizing_of_torchvision(transforms))
-    return ModuleFacts(channels)
+        normalization = Normalization(tuple(transforms.mean), tuple(transforms.std))
+        return ImageFacts(size, normalization, _resizing_of_torchvision(transforms))
+    return ImageFacts()
 
 
 # What timm's "crop_mode" is here; "border" pads with the mean color there, and with black here.

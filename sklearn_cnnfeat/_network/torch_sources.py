@@ -104,9 +104,7 @@ class TorchModule(TorchSource):
         return torch_models.has_lasting_identity(model)
 
     def image_facts(self, model=None):
-        facts = torch_models.module_facts(model)
-        normalization = facts.mean and Normalization(facts.mean, facts.std)
-        return ImageFacts(facts.size, normalization, facts.resizing)
+        return torch_models.module_facts(model)
 
     def convert(self, input_size, folder, model=None):
         size = (*input_size, torch_models.find_channels(model))
