@@ -47,9 +47,7 @@ def finish(converted, source, folder, converter, is_lasting=True):
         raise ConversionError(
             f"OpenVINO cannot take {source.label}: {first_line(error)}."
         ) from error
-    record, computed = conversion.write_simplified(
-        converted, record, paths, images, folder, source
-    )
+    record, computed = conversion.write_simplified(converted, record, paths, images, folder, source)
     reasons = [
         _reason_to_refuse(path, found.reshape(wanted.shape), wanted, nearby, source)
         for path, found, (wanted, nearby) in zip(paths, computed, expected, strict=True)
