@@ -85,6 +85,10 @@ class _Damaged(Exception):
     """The bytes are not a protocol buffer of ONNX; becomes a `ModelFileError`."""
 
 
+class _Unfit(Exception):
+    """The file is whole, and not a network for images; becomes a `ModelFileError`."""
+
+
 class _Refused(Exception):
     """Why a file is refused; becomes an `UntrustedModelError`."""
 
@@ -103,6 +107,8 @@ def read_onnx(path):
         raise ModelFileError(
             f"{shown!r} cannot be read as an ONNX file: {error}. Is it complete?"
         ) from error
+    except _Unfit as error:
+        raise ModelFileError(f"The network in {shown!r} cannot be used: {error}.") from error
     except _Refused as error:
         raise UntrustedModelError(f"{shown!r} is refused: {error}.") from error
 
@@ -279,7 +285,10 @@ def _read_node(data, files):
     operator, domain = _last_text(node["operator"]), _last_text(node["domain"])
     shown = f"operator {show(operator)!r}" + (f" of domain {show(domain)!r}" if domain else "")
     if domain not in _DOMAINS:
-        raise _Refused(f"{shown} is not standard, and what it does is not in the file")
+        raise _Refused(
+            f"{shown} is not standard, and what it does is not in the file. Export the network "
+            "with standard operators only"
+        )
     if operator in _REFUSED_OPERATORS:
         raise _Refused(
             f"{shown} makes what is computed depend on the data. Export the network without "
@@ -359,7 +368,7 @@ class _Files:
             if not path.is_file():
                 raise _Damaged(
                     f"the weights {show(tensor)!r} are in the file {show(location)!r}, which is "
-                    f"not beside it in {show(str(self._folder))!r}"
+                    f"not beside it in {show(str(self._folder))!r}: copy it there"
                 )
             if path.resolve().parent not in self._homes:
                 raise _Refused(f"{show(location)!r} is a link to a file outside the folder")
@@ -410,7 +419,3 @@ def _find_image(values, initializers):
         kind = "text" if image.type == _STRING else f"numbers of type {image.type}"
         raise _Unfit(f"its input {show(image.name)!r} takes {kind}, not pixels")
     return image
-
-
-class _Unfit(_Damaged):
-    """The file is whole, and not a network for images."""

@@ -90,7 +90,8 @@ def convert_onnx(path, input_size=None):
         model = openvino.Core().read_model(str(path))
     except Exception as error:
         raise ModelFileError(
-            f"OpenVINO cannot take the network in {shown!r}: {_last_line(error)}."
+            f"OpenVINO cannot take the network in {shown!r}: {_last_line(error)}. "
+            "onnx.checker.check_model(path, full_check=True) tells whether the file is valid."
         ) from error
     size = _choose_size(facts, input_size, shown)
     several = _shapes_at(model, facts, 2, _fixed(size))
@@ -284,4 +285,4 @@ def _weights_of(node, file, constants):
 def _last_line(error):
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and "http" not in line]
-    return f"{type(error).__name__}: {told[-1].rstrip('.') if told else ''}"
+    return f"{type(error).__name__}: {told[-1].strip('-. ') if told else ''}"

@@ -6,6 +6,7 @@ it was.
 """
 
 import copy
+import logging
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -173,7 +174,7 @@ def list_module_layers(module, size, name, resize=None):
     height, width, channels = size
     calls, failure = _imagine(module, (2, channels, height, width))
     if failure is not None:
-        raise explain(failure, name, size) from failure
+        raise _explain_without_content(failure, module, name, size) from failure
     resize = resize or _resizer_of(module)
     taller, _ = _imagine(module, (2, channels, 2 * height, width), resize)
     wider, _ = _imagine(module, (2, channels, height, 2 * width), resize)
@@ -266,7 +267,8 @@ def _imagine(module, shape, resize=None):
     twin = twin_of(module) if resize is None else resize(*shape[2:])
     if next((p.is_meta for p in twin.parameters()), False):
         return record_calls(twin, torch.zeros(shape, dtype=dtype, device="meta"), _shape)
-    with FakeTensorMode(allow_non_fake_inputs=True), evaluating(twin):
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, evaluating(twin), _silent_about_failures():
         return record_calls(twin, torch.zeros(shape, dtype=dtype), _shape)
 
 
@@ -291,6 +293,16 @@ def _shape(output):
 
 def explain(error, name, size):
     """Return an error that says what about a network cannot be computed."""
+    height, width, channels = size
+    return ValueError(
+        f"{sentence(name)} cannot be computed in evaluation mode on images of {height} x {width} "
+        f"pixels and {channels} channels: {type(error).__name__}: {first_line(error)}. If it takes "
+        "images of another size, set input_size=(height, width)."
+    )
+
+
+def _explain_without_content(error, module, name, size):
+    """Return an error that says why a network fails on tensors without content."""
     from torch._subclasses import fake_tensor
 
     if isinstance(
@@ -298,17 +310,34 @@ def explain(error, name, size):
         (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException),
     ):
         return ValueError(
-            f"{sentence(name)} decides by the values of a tensor how it goes on (if, while, "
-            "int(tensor) or a boolean mask), and a converted network does the same for every "
-            "image. Pass a part of it without such decisions, or an ONNX file of one that has "
-            "none."
+            f"The control flow of {name} depends on the values of a tensor (if, while, .item(), "
+            "int(tensor) or a boolean mask). A converted network computes the same for every "
+            "image. Pass a submodule without such control flow, or an ONNX file of a version that "
+            "has none: torch.onnx.export(module, (images,), 'network.onnx')."
         )
+    torch = import_torch()
     height, width, channels = size
+    twin = twin_of(module)
+    with evaluating(twin):
+        _, failure = record_calls(twin, torch.zeros(1, channels, height, width), _shape)
+    if failure is not None:
+        return explain(failure, name, size)
     return ValueError(
-        f"{sentence(name)} cannot be computed in evaluation mode on images of {height} x {width} "
-        f"pixels and {channels} channels: {type(error).__name__}: {first_line(error)}. "
-        "input_size=(height, width) says what it takes."
+        f"{sentence(name)} cannot be traced: {type(error).__name__}: {first_line(error)}. Use "
+        "operations of PyTorch throughout forward(), not those of NumPy or other libraries."
     )
+
+
+@contextmanager
+def _silent_about_failures():
+    """Keep PyTorch from logging tracebacks of failures that become messages."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _weights_of(module):

@@ -33,8 +33,8 @@ def check_module(module):
     torch = import_torch()
     if isinstance(module, dict):
         raise TypeError(
-            "model is a state dict, which holds weights and no network. Build the network, call "
-            "network.load_state_dict(state), and pass the network."
+            "model is a dict (a state dict or a checkpoint), which holds weights and no network. "
+            "Build the network, call network.load_state_dict(state), and pass the network."
         )
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
@@ -54,12 +54,15 @@ def check_module(module):
 
 
 def find_channels(module):
-    """Return the number of channels of the images that a module takes."""
+    """Return the number of channels of the images that a module takes: 1 or 3."""
     torch = import_torch()
-    for part in module.modules():
-        if isinstance(part, torch.nn.Conv2d):
-            return part.in_channels
-    return 3
+    found = [part.in_channels for part in module.modules() if isinstance(part, torch.nn.Conv2d)]
+    if found and not {1, 3} & set(found):
+        raise ValueError(
+            f"The first convolution of model takes {found[0]} channels. Only networks for gray (1 "
+            "channel) and RGB (3 channels) images can be used."
+        )
+    return next((channels for channels in found if channels in (1, 3)), 3)
 
 
 def module_facts(module):

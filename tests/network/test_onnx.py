@@ -297,14 +297,14 @@ def test_networks_that_take_something_else(tmp_path, inputs, match):
     values = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs]
     path = tmp_path / "network.onnx"
     path.write_bytes(net.model(value, None, inputs=values).SerializeToString())
-    with pytest.raises(ModelFileError, match=match):
+    with pytest.raises(ModelFileError, match=f"cannot be used: .*{match}"):
         read_onnx(path)
 
 
 def test_unknown_standard_operators_are_named(tmp_path):
     path = tmp_path / "network.onnx"
     path.write_bytes(_with_node("Quadruple").SerializeToString())
-    with pytest.raises(ModelFileError, match="Quadruple"):
+    with pytest.raises(ModelFileError, match=r"Quadruple.* onnx\.checker\.check_model"):
         convert_onnx(path)
 
 

@@ -268,6 +268,11 @@ class _NeedsMore(_ByValue):
         return self.conv(x) * mask
 
 
+class _NumPy(_ByValue):
+    def forward(self, x):
+        return torch.from_numpy(self.conv(x).numpy())
+
+
 class _TrainingOnly(_ByValue):
     def forward(self, x):
         if not self.training:
@@ -278,10 +283,11 @@ class _TrainingOnly(_ByValue):
 @pytest.mark.parametrize(
     ("network", "match"),
     [
-        (_ByValue(), "decides by the values of a tensor"),
-        (_BooleanMask(), "decides by the values of a tensor"),
+        (_ByValue(), "control flow of the module depends on the values of a tensor"),
+        (_BooleanMask(), "control flow of the module depends on the values of a tensor"),
         (_NeedsMore(), "missing 1 required positional argument"),
         (_TrainingOnly(), "in evaluation mode .* only for training"),
+        (_NumPy(), r"cannot be traced: .*numpy.* Use operations of PyTorch"),
         (nn.BatchNorm2d(3, track_running_stats=False), "no running statistics"),
         (Tokens(), "on images of 40 x 40 pixels"),
     ],
@@ -290,6 +296,19 @@ class _TrainingOnly(_ByValue):
 def test_modules_that_cannot_be_converted(network, match):
     with pytest.raises(ValueError, match=match):
         convert_module(network, (40, 40, 3), "the module")
+
+
+def test_failures_are_not_logged_as_well(caplog):
+    with caplog.at_level("ERROR"), pytest.raises(ValueError, match="set input_size"):
+        convert_module(nn.Sequential(nn.Flatten(), nn.Linear(7, 2)), (8, 8, 3), "it")
+    assert not caplog.records
+
+
+def test_number_of_channels():
+    assert find_channels(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(1, 4, 1))) == 1
+    assert find_channels(nn.Linear(4, 4)) == 3
+    with pytest.raises(ValueError, match=r"takes 4 channels\. Only networks for gray"):
+        find_channels(nn.Conv2d(4, 8, 1))
 
 
 @pytest.mark.parametrize(
