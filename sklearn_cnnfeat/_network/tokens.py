@@ -1,5 +1,6 @@
 """Tokens of transformers as features: which of them are patches, and their positions."""
 
+import math
 from dataclasses import dataclass, replace
 
 
@@ -40,6 +41,23 @@ def find_grid(n_tokens, maps, n_prefix=None):
         if n_others == n_prefix or (n_prefix is None and 0 <= n_others <= most):
             return TokenGrid(n_others, height, width)
     return None
+
+
+def square_patches(n_patches, size):
+    """Return rows and columns of square patches that cover an image; None if there are none.
+
+    Parameters
+    ----------
+    n_patches : int
+    size : (int, int)
+        Height and width of the image.
+    """
+    height, width = size
+    side = math.isqrt(height * width // n_patches) if n_patches > 0 else 0
+    if not side or height % side or width % side:
+        return None
+    grid = height // side, width // side
+    return grid if math.prod(grid) == n_patches else None
 
 
 def with_grids(layers, patches=None):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from sklearn_cnnfeat._network.axes import CHANNELS_FIRST, find_axes
 from sklearn_cnnfeat._network.layers import Kernel, Layer, sentence
-from sklearn_cnnfeat._network.tokens import find_grid
+from sklearn_cnnfeat._network.tokens import find_grid, square_patches
 from sklearn_cnnfeat._network.torch_models import import_torch
 
 
@@ -198,7 +198,7 @@ def list_module_layers(module, size, name, resize=None):
             layer, order = _place(layer, call, shapes, orders, layers)
             if order is not None:
                 orders[call.path] = order
-                layer = _with_grid(layer, module, maps)
+                layer = _with_grid(layer, module, maps, size[:2])
                 if len(layer.shape) == 3:
                     maps.append(layer.shape[:2])
         layers.append(layer)
@@ -251,10 +251,14 @@ def _place(layer, call, shapes, orders, layers):
     return replace(layer, shape=tuple(shape[axis] for axis in axes.order)), axes.order
 
 
-def _with_grid(layer, module, maps):
+def _with_grid(layer, module, maps, size):
     if len(layer.shape) != 2:
         return layer
     n_prefix = getattr(module, "num_prefix_tokens", None)
+    if not maps and n_prefix is not None:
+        # Some networks cut patches without a convolution.
+        patches = square_patches(layer.shape[0] - n_prefix, size)
+        maps = [] if patches is None else [patches]
     return replace(layer, grid=find_grid(layer.shape[0], maps, n_prefix))
 
 

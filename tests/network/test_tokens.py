@@ -3,7 +3,7 @@
 import pytest
 
 from sklearn_cnnfeat._network.axes import CHANNELS_FIRST, find_axes
-from sklearn_cnnfeat._network.tokens import TokenGrid, find_grid
+from sklearn_cnnfeat._network.tokens import TokenGrid, find_grid, square_patches
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,19 @@ def test_axes(shape, taller, wider, likely, order):
     axes = find_axes(shape, taller, wider, likely)
     assert axes.order == order
     assert (axes.problem is None) == (order is not None)
+
+
+@pytest.mark.parametrize(
+    ("n_patches", "size", "grid"),
+    [
+        (196, (224, 224), (14, 14)),
+        (24, (32, 48), (4, 6)),
+        (23, (32, 48), None),
+        (197, (224, 224), None),
+        (0, (32, 32), None),
+        (-1, (32, 32), None),
+        (32 * 33, (32, 32), None),
+    ],
+)
+def test_square_patches(n_patches, size, grid):
+    assert square_patches(n_patches, size) == grid

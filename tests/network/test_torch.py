@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason='needs pip install "sklearn-cnnfeat[torch]"')
 
 from torch import nn  # noqa: E402
-from torch_networks import ChannelsLast, Residual, ScaledBlock, Tokens, scale_weights  # noqa: E402
+from torch_networks import ChannelsLast, CutPatches, Residual, ScaledBlock, Tokens, scale_weights  # noqa: E402
 
 from sklearn_cnnfeat._network.conversion import simplify  # noqa: E402
 from sklearn_cnnfeat._network.engines.openvino import compile_in_float32  # noqa: E402
@@ -123,6 +123,14 @@ def test_tokens(compute):
     # Attention returns its weights too.
     with pytest.raises(LayerNotFoundError, match=r"'attention' of it gives its output as a tuple"):
         find_layer("attention", converted.layers, 9, "it")
+
+
+def test_tokens_of_patches_that_are_cut_without_a_convolution(compute):
+    network = scale_weights(CutPatches())
+    converted = convert_module(network, (32, 48, 3), "it")
+    assert_equals_torch(network, converted, images(1, 32, 48, 3), compute)
+    grid = {layer.path: layer for layer in converted.layers}["norm"].grid
+    assert (grid.n_prefix, grid.height, grid.width) == (2, 4, 6)
 
 
 def test_maps_that_are_channels_last_inside(compute):

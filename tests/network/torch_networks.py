@@ -92,6 +92,26 @@ class Tokens(nn.Module):
         return self.head(x[:, 0])
 
 
+class CutPatches(nn.Module):
+    """A vision transformer that cuts patches without a convolution, as NaFlexViT does."""
+
+    num_prefix_tokens = 2
+
+    def __init__(self, width=20, patch=8):
+        super().__init__()
+        self.patch = patch
+        self.embed = nn.Linear(3 * patch * patch, width)
+        self.prefix = nn.Parameter(torch.randn(1, 2, width))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x):
+        n, _, height, width = x.shape
+        rows, columns = height // self.patch, width // self.patch
+        x = x.reshape(n, 3, rows, self.patch, columns, self.patch).permute(0, 2, 4, 3, 5, 1)
+        x = self.embed(x.reshape(n, rows * columns, -1))
+        return self.norm(torch.cat([self.prefix.expand(n, -1, -1), x], 1))
+
+
 class ChannelsLast(nn.Module):
     """Maps that are channels last inside, as in Swin."""
 
