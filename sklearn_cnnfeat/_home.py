@@ -7,20 +7,10 @@ import platformdirs
 
 
 def home_folder():
-    """The folder for everything kept between runs; it is not created here.
+    """Return the folder for everything kept between runs; it is not created here.
 
-    ``$SKLEARN_CNNFEAT_HOME`` where it is set, else the user's cache folder of the operating
-    system.
-
-    Returns
-    -------
-    pathlib.Path
-        An absolute path.
-
-    Examples
-    --------
-    >>> home_folder().is_absolute()
-    True
+    That is ``$SKLEARN_CNNFEAT_HOME`` where it is set, else the user's cache folder of the operating
+    system, as an absolute path.
     """
     chosen = os.environ.get("SKLEARN_CNNFEAT_HOME", "")
     folder = Path(chosen or platformdirs.user_cache_dir("sklearn-cnnfeat", appauthor=False))

@@ -32,16 +32,10 @@ class DamagedShardError(Exception):
 
 @dataclass
 class Shard:
-    """The rows of images that follow each other.
+    """The rows of images that follow each other; those of failed images are NaN.
 
-    Attributes
-    ----------
-    rows : ndarray of shape (n_images, *row_shape)
-        Those of failed images are NaN.
-    stamps : ndarray of shape (n_images, STAMP), uint8
-        What the images were like when they were computed.
-    errors : dict
-        For each failed image: its position among all images, and what is wrong with it.
+    `stamps` show what the images were like when they were computed; `errors` tell, by position
+    among all images, what is wrong with failed ones.
     """
 
     rows: np.ndarray

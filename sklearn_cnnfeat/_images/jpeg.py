@@ -24,17 +24,8 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 class Frame:
     """The header of a JPEG picture.
 
-    Parameters
-    ----------
-    marker : int
-        The kind of compression: 0xC0 is baseline, 0xC3 lossless.
-    width, height : int
-        Size in pixels.
-    n_components : int
-        Number of channels.
-    in_scans : bool, default=False
-        Whether the picture comes in several scans, so that it is kept as coefficients until the
-        last of them.
+    The `marker` tells the kind of compression: 0xC0 is baseline, 0xC3 lossless. A picture in
+    several scans (`in_scans`) is kept as coefficients until the last of them.
     """
 
     marker: int

@@ -21,17 +21,11 @@ class Axes:
 
 
 def find_axes(shape, taller, wider, likely=None):
-    """Return the axes of an output.
+    """Return the axes of an output of some `shape` for one image, without the batch.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Of the output for one image, without the batch.
-    taller, wider : tuple of int or None
-        The same for an image of a larger height and of a larger width; None where the network
-        takes no other sizes.
-    likely : tuple of int, default=None
-        The order of the axes, if the type of the layer determines it.
+    `taller` and `wider` are the same for an image of a larger height and of a larger width, or None
+    where the network takes no other sizes. `likely` is the order of the axes, if the type of the
+    layer determines it.
     """
     if len(shape) == 1:
         return Axes((0,))

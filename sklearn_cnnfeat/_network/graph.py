@@ -171,12 +171,8 @@ def _preprocess(pixels, mode):
 class Maps:
     """A layer's value as the network holds it.
 
-    Attributes
-    ----------
-    output : openvino.Output
-        The tensor.
-    permutation : tuple of int or None
-        Order of its axes that gives (n, height, width, channels); None where that is its own.
+    The `permutation` of its axes gives (n, height, width, channels); None where that is their
+    order.
     """
 
     output: object

@@ -8,24 +8,11 @@ from sklearn_cnnfeat._network.runtime import without_telemetry
 
 
 def quantize(network, batches):
-    """Return `network` with 8-bit weights and activations.
+    """Return `network` with convolutions and products on 8 bits, the rest on float32.
 
-    Parameters
-    ----------
-    network : openvino.Model
-        From float32 pixels (1, height, width, channels).
-    batches : list of ndarray
-        Pixels of the images that show which values occur.
-
-    Returns
-    -------
-    quantized : openvino.Model
-        Convolutions and products on 8 bits, the rest on float32.
-
-    References
-    ----------
-    R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
-    2018. https://arxiv.org/abs/1806.08342
+    The pixels in `batches` show which values occur. The method is that of R. Krishnamoorthi,
+    "Quantizing deep convolutional networks for efficient inference",
+    https://arxiv.org/abs/1806.08342.
     """
     nncf = _import_nncf()
     network = network.clone()

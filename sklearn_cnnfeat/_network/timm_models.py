@@ -105,11 +105,7 @@ def list_timm_models(pattern):
 def find_timm_weights(facts):
     """Look for the pretrained weights of a network on this machine; download nothing.
 
-    Returns
-    -------
-    path : Path or None
-    places : list of str
-        Where they were looked for.
+    Returned is their path, or None, and the places where they were looked for.
     """
     if facts.repository is None:
         return None, []
@@ -191,14 +187,7 @@ def fetch_timm_weights(facts):
 def build_timm(facts, weights=None, seed=None):
     """Return a network of timm in evaluation mode.
 
-    Parameters
-    ----------
-    facts : TimmFacts
-        Of the network.
-    weights : path, default=None
-        A file of weights (.safetensors); None stands for random ones.
-    seed : int, default=None
-        Of the random ones.
+    `weights` is a file (.safetensors); None stands for random ones, of `seed`.
     """
     timm, torch = import_timm(), import_torch()
     if weights is None:
@@ -246,21 +235,8 @@ def convert_timm(facts, weights=None, seed=None, input_size=None):
 def open_timm(facts, weights=None, seed=None, input_size=None):
     """Return a network of timm, height, width and channels of its images, and its other sizes.
 
-    Parameters
-    ----------
-    facts : TimmFacts
-        Of the network.
-    weights, seed
-        As for `build_timm`.
-    input_size : (int, int), default=None
-        Height and width; None is the size that the weights were trained for.
-
-    Returns
-    -------
-    network : torch.nn.Module
-    size : (int, int, int)
-    resize : callable or None
-        As for `list_module_layers`.
+    An `input_size` of None is the size that the weights were trained for. The other sizes are None,
+    or a function as for `list_module_layers`.
     """
     network = build_timm(facts, weights, seed)
     height, width, channels = facts.size

@@ -24,15 +24,9 @@ class TokenGrid:
 def find_grid(n_tokens, maps, n_prefix=None):
     """Return the grid of a sequence of tokens, or None if it is unknown.
 
-    Parameters
-    ----------
-    n_tokens : int
-        Length of the sequence.
-    maps : list of (int, int)
-        Height and width of the maps computed before, the nearest last: tokens come from a
-        convolution, one per position.
-    n_prefix : int, default=None
-        Number of tokens that are not patches, if the architecture is known.
+    `maps` has height and width of the maps computed before, the nearest last: tokens come from a
+    convolution, one per position. `n_prefix` is the number of tokens that are not patches, if the
+    architecture is known.
     """
     for i, (height, width) in enumerate(reversed(maps)):
         n_others = n_tokens - height * width

@@ -159,17 +159,9 @@ def _problem_of(output):
 def list_module_layers(module, size, name, resize=None):
     """Return the `Layer` of every call in a module, and the order of the axes of each output.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network.
-    size : (int, int, int)
-        Height, width and channels of the images.
-    name : str
-        What the network is called in messages.
-    resize : callable, default=None
-        Takes height and width; returns the network for images of that size in evaluation mode. For
-        networks that are built for one size only.
+    `size` is height, width and channels of the images. For networks that are built for one size
+    only, `resize` takes height and width, and returns the network for images of that size in
+    evaluation mode.
     """
     height, width, channels = size
     calls, failure = _imagine(module, (2, channels, height, width))

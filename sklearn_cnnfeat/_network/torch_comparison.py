@@ -20,16 +20,7 @@ TOLERANCE = 1e-4
 def compare_layers(model, pixels, expected, name):
     """Raise unless each layer of a graph gives what the same layer of its module gives.
 
-    Parameters
-    ----------
-    model : openvino.Model
-        With one parameter and the outputs of all layers.
-    pixels : ndarray
-        What the module was called with.
-    expected : dict of str to ndarray
-        The value of each layer by its path, in the order of the outputs.
-    name : str
-        What the network is called in messages.
+    `expected` has the value of each layer by its path, in the order of the outputs of the graph.
     """
     model = model.clone()
     (parameter,) = model.get_parameters()
@@ -53,10 +44,7 @@ def compare_layers(model, pixels, expected, name):
 def _part_layers(model):
     """Let each layer of a model read inputs in place of the layers before it.
 
-    Returns
-    -------
-    sources : list of int
-        The output that each new input stands for.
+    Returned is, for each new input, the output that it stands for.
     """
     operations = import_operations()
     known = {_key(parameter.output(0)) for parameter in model.get_parameters()}

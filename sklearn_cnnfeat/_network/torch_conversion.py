@@ -27,25 +27,11 @@ from sklearn_cnnfeat.exceptions import EngineError
 
 
 def convert_module(module, size, name, resize=None):
-    """Return a PyTorch module as a `Converted`.
+    """Return a PyTorch module, which is left as it is, as a `Converted`.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network, which is left as it is.
-    size : (int, int, int)
-        Height, width and channels of the images.
-    name : str
-        What the network is called in messages.
-    resize : callable, default=None
-        As for `list_module_layers`.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be computed on such images, or not be traced.
-    EngineError
-        If OpenVINO cannot take it, or computes it differently.
+    `size` and `resize` are as for `list_module_layers`. `ValueError` is raised if the module cannot
+    be computed on such images, or not be traced; `EngineError` if OpenVINO cannot take it, or
+    computes it differently.
     """
     check_module(module)
     module = as_float32(module)

@@ -23,17 +23,10 @@ ASSEMBLED = "assembled"
 
 @dataclass
 class Block:
-    """Rows that follow each other in the file.
+    """Rows that follow each other in the file; the first goes to row `start`.
 
-    Attributes
-    ----------
-    start : int
-        Row of the file that the first goes to.
-    rows : ndarray of shape (n, *row_shape)
-        The features.
-    columns : dict
-        For each of "path", "label" and "error" that there is: a list or array of n values. An
-        error is None where there was none, a path where none was given.
+    `columns` has, for each of "path", "label" and "error" that there is, a list or array of values.
+    An error is None where there was none, a path where none was given.
     """
 
     start: int
