@@ -115,7 +115,6 @@ def _unopened(cnn, spec):
 
 
 def reading(cnn):
-    """Return how a transformer reads arrays."""
     return Reading(cnn.image_shape, cnn.value_range, cnn.data_format)
 
 
@@ -231,7 +230,6 @@ def check_formats(formats):
 
 
 def wants_cache(cnn):
-    """Return whether a transformer asks for a cache."""
     # Compared by value, because it may be NumPy's False.
     return cnn.cache not in (None, False)
 

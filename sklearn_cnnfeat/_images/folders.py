@@ -105,7 +105,7 @@ def load_image_folder(path, *, extensions=EXTENSIONS):
     return _bunch(data, np.array(target), target_names, repr(path))
 
 
-def find_images(path, *, extensions=EXTENSIONS):
+def find_images(path):
     """List all images of a folder, with their classes where all lie in subfolders.
 
     Returned is what `load_image_folder` returns; `target` and `target_names` are None where images
@@ -117,16 +117,15 @@ def find_images(path, *, extensions=EXTENSIONS):
             f"There is no folder {path!r}. Relative paths start at {os.getcwd()!r}. A single image "
             "goes into a list: [X]."
         )
-    suffixes = _check_extensions(extensions)
     visible = [name for name in os.listdir(path) if not _is_hidden(name)]
     folders = {name for name in visible if os.path.isdir(os.path.join(path, name))}
-    has_own = any(name.lower().endswith(suffixes) and name not in folders for name in visible)
+    has_own = any(name.lower().endswith(EXTENSIONS) and name not in folders for name in visible)
     if folders and not has_own:
-        return load_image_folder(path, extensions=extensions)
-    data = _find_images(path, suffixes)
+        return load_image_folder(path)
+    data = _find_images(path, EXTENSIONS)
     if not data:
         raise ValueError(
-            f"The folder {path!r} holds no images: no file in it ends with {', '.join(suffixes)}."
+            f"The folder {path!r} holds no images: no file in it ends with {', '.join(EXTENSIONS)}."
         )
     return Bunch(data=np.array(data, dtype=object), target=None, target_names=None)
 

@@ -68,13 +68,11 @@ def judge(estimator, X, step=None):
 
 
 def check_some(X):
-    """Raise where there is no photograph."""
     if n_images(X) == 0:
         raise ValueError("There is no photograph in X.")
 
 
 def n_images(X):
-    """Return the number of photographs in `X`."""
     return X.shape[0] if hasattr(X, "shape") else len(X)
 
 

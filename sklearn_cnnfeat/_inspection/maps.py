@@ -163,14 +163,12 @@ class Pictures:
     """The photographs of an extractor for a person to look at."""
 
     def __init__(self, extractor, images):
+        self._extractor = extractor
         self._images = images
-        spec = extractor.image_spec
-        self._spec = ImageSpec(None, None, spec.channels, max_pixels=spec.max_pixels)
 
     def whole(self, i):
         """Return photograph `i` in its own size, as uint8."""
-        pixels = self._images.decode(self._images.read(i), self._spec, self._images.name(i))
-        return _as_uint8(pixels)
+        return _as_uint8(_decode(self._extractor, self._images, i, None, None))
 
     def name(self, i):
         """Return what photograph `i` is called: its path, or its position."""

@@ -68,7 +68,6 @@ class NcnnCut:
         return NcnnEngine(self._load(), n_threads, batch_size, n_callers)
 
     def read(self):
-        """Return the cut as an OpenVINO model."""
         return self._cut.read()
 
     def reason_to_refuse(self):

@@ -56,7 +56,6 @@ class NetworkRecord:
         return find_layer(wanted, self.layers, self.n_layers, where)
 
     def to_json(self):
-        """Return plain values."""
         return asdict(self)
 
     @classmethod

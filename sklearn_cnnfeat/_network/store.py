@@ -201,7 +201,6 @@ def measure_networks():
 
 
 def remove_networks():
-    """Remove all networks from the disk."""
     if networks_folder().is_dir():
         shutil.rmtree(networks_folder())
 

@@ -18,7 +18,6 @@ _FILE = "model.safetensors"
 
 
 def import_timm():
-    """Import timm."""
     import_torch()
     try:
         import timm

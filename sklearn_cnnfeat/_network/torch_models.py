@@ -18,7 +18,6 @@ from sklearn_cnnfeat._network.spec import (
 
 
 def import_torch():
-    """Import PyTorch."""
     try:
         import torch
     except ImportError as error:

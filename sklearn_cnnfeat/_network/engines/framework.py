@@ -140,35 +140,28 @@ class Operations:
 
     @staticmethod
     def mean(maps):
-        """Average over height and width."""
         return import_keras().ops.mean(maps, axis=(1, 2))
 
     @staticmethod
     def max(maps):
-        """Take the maximum over height and width."""
         return import_keras().ops.max(maps, axis=(1, 2))
 
     @staticmethod
     def power(maps, exponent):
-        """Raise all values to a power."""
         return import_keras().ops.power(maps, exponent)
 
     @staticmethod
     def maximum(maps, floor):
-        """Raise all values to at least `floor`."""
         return import_keras().ops.maximum(maps, floor)
 
     @staticmethod
     def flatten(maps, length):
-        """Put rows, columns and channels one behind the other."""
         return import_keras().ops.reshape(maps, (-1, length))
 
     @staticmethod
     def crop(maps, top, bottom, left, right):
-        """Take a rectangle of positions."""
         return maps[:, top:bottom, left:right, :]
 
     @staticmethod
     def concatenate(vectors):
-        """Put vectors side by side."""
         return import_keras().ops.concatenate(vectors, axis=-1)
