@@ -5,10 +5,16 @@ import pytest
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._inspection.receptive_field import receptive_field
-from sklearn_cnnfeat._inspection.source import graph_of
+from sklearn_cnnfeat._network.networks import open_network
 from sklearn_cnnfeat._transformer import extractor_of
 
 SIDE = 48
+
+
+def field_of(cnn):
+    extractor = extractor_of(cnn)
+    network = open_network(extractor.spec, extractor.engine, extractor.model)
+    return receptive_field(network.read().output(0))
 
 
 def valid(keras, x):
@@ -48,7 +54,7 @@ def test_fields_are_those_of_the_network(build):
     rows = cnn.fit_transform(changed)
     maps = rows.reshape(-1, *cnn.feature_shapes_[0])
     differs = (np.abs(maps[:-1] - maps[-1]) > 1e-6 * np.abs(maps).max()).any(axis=-1)
-    field = receptive_field(graph_of(extractor_of(cnn)).output(0))
+    field = field_of(cnn)
     middle = [length // 2 for length in maps.shape[1:3]]
     for place in (middle, [0, 0], [length - 1 for length in maps.shape[1:3]]):
         seen = [
@@ -72,6 +78,6 @@ def test_gates_are_left_out_and_attention_is_not():
     model = keras.Model(inputs, layers.Reshape((30, 30, 4), name="mixed")(mixed))
     image = np.zeros((1, 32, 32, 3), np.uint8)
     cnn = CNNFeatureTransformer(model, "gated").fit(image)
-    assert receptive_field(graph_of(extractor_of(cnn)).output(0)).size == (3, 3)
+    assert field_of(cnn).size == (3, 3)
     cnn = CNNFeatureTransformer(model, "mixed").fit(image)
-    assert receptive_field(graph_of(extractor_of(cnn)).output(0)) is None
+    assert field_of(cnn) is None
