@@ -60,6 +60,7 @@ def count_parameters(name):
 def check(name):
     """Return a record of one network."""
     from sklearn_cnnfeat import CNNFeatureTransformer, layer_summary
+    from sklearn_cnnfeat.exceptions import LayerNotFoundError
 
     record = {"network": name, "parameters": count_parameters(name)}
     if record["parameters"] > MOST_PARAMETERS:
@@ -72,11 +73,14 @@ def check(name):
         settings = {"weights": None, "random_state": 0, "input_size": size, "n_jobs": 1}
         cnn = CNNFeatureTransformer(f"timm/{name}", "last", "avg", engine="openvino", **settings)
         try:
-            row = cnn.fit_transform(photo)
+            try:
+                row = cnn.fit_transform(photo)
+            except LayerNotFoundError:  # its classifier takes what no layer gives
+                row = cnn.set_params(layer=-1).fit_transform(photo)
             n_layers = len(layer_summary(cnn))
         except Exception as error:
             return {**record, "size": size, "error": f"{type(error).__name__}: {error}"}
-    record |= {"size": size, "layers": n_layers, "features": row.shape[1]}
+    record |= {"size": size, "layer": cnn.layer, "layers": n_layers, "features": row.shape[1]}
     return record | {"seconds": round(time.perf_counter() - begin, 1)}
 
 

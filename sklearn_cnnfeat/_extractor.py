@@ -353,10 +353,15 @@ class Extractor:
                 n_callers,
             )
         except EngineError as error:
-            # No automatic fallback: Keras' numbers differ in the last digits from stored ones.
-            raise EngineError(
-                f"{error} Fit with engine='keras' to compute it with Keras."
-            ) from error
+            # No automatic fallback: the framework's numbers differ in the last digits from stored
+            # ones.
+            frameworks = {"keras": "Keras", "torch": "PyTorch"}
+            advice = [
+                f" Fit with engine={engine!r} to compute it with {frameworks[engine]}."
+                for engine in self.spec.source.engines
+                if engine in frameworks
+            ]
+            raise EngineError(f"{error}{''.join(advice)}") from error
 
     def _adapt(self):
         if self.preprocessing is None:

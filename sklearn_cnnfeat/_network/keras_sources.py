@@ -300,7 +300,8 @@ def _check_model_file(asked):
         if path.endswith(_MODEL_SUFFIXES):
             return
         raise ValueError(
-            f"model={path!r} is a file, but not one with the suffix .keras or .h5 of a Keras model."
+            f"model={path!r} is a file, but its name does not end in .keras, .h5, .hdf5 or .onnx. "
+            "A file of weights goes into weights=, and the name of its network into model=."
         )
     if os.path.isdir(path):
         raise ValueError(

@@ -220,8 +220,9 @@ def _last_before_classifier(layers, where):
     last = skip(by_path.get(classifier.source), _INACTIVE | _MODELS)
     if last is None:
         raise LayerNotFoundError(
-            f"What layer {classifier.path!r} of {where} takes is not the output of a layer, so "
-            "that layer='last' means none. Name the layer to take; layer_summary(model) lists them."
+            f"layer='last' is undefined for {where}: its classifier {classifier.path!r} takes a "
+            "value that no layer gives, such as a mean. Choose a layer by its name; "
+            "layer_summary(model) lists all of them."
         )
     return last
 

@@ -186,6 +186,22 @@ def test_last_is_before_a_classifier_in_a_module_of_its_own(head, last):
     assert convert_module(network.eval(), (16, 16, 3), "it").last == last
 
 
+class _Mean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+def test_last_before_a_classifier_that_takes_no_layer():
+    layers, _ = list_module_layers(_Mean(), (16, 16, 3), "it")
+    with pytest.raises(LayerNotFoundError, match=r"undefined for it: its classifier 'head' takes"):
+        find_layer("last", layers, len(layers), "it")
+
+
 def test_last_of_a_network_without_classifier():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
     assert convert_module(network, (16, 16, 3), "it").last is None

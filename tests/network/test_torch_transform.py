@@ -12,7 +12,9 @@ torch = pytest.importorskip("torch", reason='needs pip install "sklearn-cnnfeat[
 from torch_networks import Residual, Tokens, scale_weights  # noqa: E402
 
 from sklearn_cnnfeat import CNNFeatureTransformer, filter_summary, layer_summary  # noqa: E402
-from sklearn_cnnfeat.exceptions import CacheWarning  # noqa: E402
+from sklearn_cnnfeat._network import networks  # noqa: E402
+from sklearn_cnnfeat._network.engines import openvino as engine_openvino  # noqa: E402
+from sklearn_cnnfeat.exceptions import CacheWarning, EngineError  # noqa: E402
 
 TOLERANCE = 5e-6
 PHOTOS = np.random.default_rng(5).integers(0, 256, (5, 32, 48, 3), np.uint8)
@@ -55,6 +57,21 @@ def test_rows_equal_torch(engine):
     several = cnn.set_params(layer=["bn1", "fc"], pooling="max").fit_transform(PHOTOS)
     assert_close(several[:, :8], output_of(network, "bn1").max((2, 3)))
     assert_close(several[:, 8:], output_of(network, "fc"))
+
+
+def test_a_network_that_cannot_be_loaded_later(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no room for the network")
+
+    # Kept on the disk, unlike modules of classes of the user's own.
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    cnn = CNNFeatureTransformer(network, "1", "avg", input_size=(32, 48)).fit(PHOTOS)
+    networks.forget_networks()
+    monkeypatch.setattr(engine_openvino.OpenVINOEngine, "__init__", fail)
+    with pytest.raises(
+        EngineError, match=r"no room .*\. Fit with engine='torch' to compute it with"
+    ):
+        cnn.transform(PHOTOS)
 
 
 def test_a_row_has_the_same_bits_beside_any_layers():
