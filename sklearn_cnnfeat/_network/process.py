@@ -97,8 +97,11 @@ class KerasProcess:
             return
         changed = os.environ | self._environment
         environment = {name: value for name, value in changed.items() if value is not None}
+        # Entries that are not text, which Python ignores, are left out.
+        folders = [entry for entry in sys.path if isinstance(entry, str)]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps([sys.path, IDLE_SECONDS, self._absent])],
+            # -P: a file json.py in the current folder must not run.
+            [sys.executable, "-P", "-c", _START, json.dumps([folders, IDLE_SECONDS, self._absent])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -47,6 +47,18 @@ def test_import_path_is_the_parents(worker, tmp_path, monkeypatch):
     assert worker.run(module_of_a_user.answer) == 42
 
 
+def test_files_in_the_current_folder_do_not_run(worker, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('json.py of the current folder')\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    assert worker.run(math.sqrt, 9.0) == 3.0
+
+
+def test_entries_of_the_import_path_that_are_not_text(worker, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    assert worker.run(math.sqrt, 9.0) == 3.0
+
+
 def test_modules_can_be_absent():
     worker = KerasProcess({}, absent=("colorsys",))
     with pytest.raises(ModuleNotFoundError, match="colorsys"):
