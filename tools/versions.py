@@ -81,6 +81,8 @@ class Environment:
         self.python = self.folder / scripts / "python"
         if not self.python.exists():
             subprocess.run([python, "-m", "venv", folder], check=True)
+            # Resolvers of earlier versions try hundreds of combinations beside an image's pins.
+            self.install("--upgrade", "pip")
 
     def run(self, *arguments, check=True):
         """Run this environment's Python in the root of the repository."""
