@@ -126,11 +126,14 @@ def layer_scores(search, *, metric=None, step=None):
     scores = scores.rename(
         columns={f"mean_test_{metric}": "mean_test_score", f"std_test_{metric}": "std_test_score"}
     )
+    # Where it was tried first, whichever of its other settings is best.
+    kinds = ["model", "layer", "pooling"]
+    scores["position"] = scores.groupby(kinds, dropna=False)["position"].transform("min")
     # The last round of a halving search first, then the best score; settings that failed last.
     by_quality = ["iter"] if "iter" in scores else []
     by_quality.append("mean_test_score")
     best = scores.sort_values(by_quality, ascending=False, na_position="last", kind="stable")
-    best = best.drop_duplicates(["model", "layer", "pooling"])
+    best = best.drop_duplicates(kinds)
     best = best.sort_values(["model_order", "layer_order", "position"]).reset_index(drop=True)
     columns = [name for name in ("model", "layer", "pooling") if _is_told(best, name)]
     columns += ["n_features", *(["n_resources"] if "n_resources" in best else [])]

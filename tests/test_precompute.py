@@ -553,6 +553,16 @@ def test_scores_come_in_the_order_of_computation(cnn, files, y):
         assert row.mean_fit_time == best["mean_fit_time"]
 
 
+def test_the_order_of_poolings_does_not_depend_on_scores(cnn, files, y):
+    """They come as they were tried first, whichever of the other settings is best for each."""
+    steps = [("cnn", cnn), ("a", FunctionTransformer()), ("svm", SVC())]
+    grid = {"cnn__pooling": ["avg", "max"], "a__validate": [False, True]}
+    search = GridSearchCV(Pipeline(steps), grid, cv=2).fit(files, y)
+    assert [params["cnn__pooling"] for params in search.cv_results_["params"]] == 2 * ["avg", "max"]
+    search.cv_results_["mean_test_score"] = np.array([0.1, 0.9, 0.2, 0.3])
+    assert layer_scores(search)["pooling"].tolist() == ["avg", "max"]
+
+
 @pytest.mark.slow
 def test_scores_of_poolings_and_networks(cnn, network, other_network, files, y):
     grid = {

@@ -13,6 +13,7 @@ import time
 import joblib
 import numpy as np
 import pytest
+from requirements import needs_tensorflow
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
@@ -259,6 +260,7 @@ def without(tmp_path):
     ],
 )
 @pytest.mark.sampled(1)
+@needs_tensorflow
 def test_broken_openvino(error, network, files, expected, without, tmp_path):
     script = """
         import sys, warnings

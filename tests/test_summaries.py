@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from requirements import needs_tensorflow
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -155,6 +156,7 @@ def test_networks_for_images_of_any_size(keras):
     assert sized.loc["conv", "output_shape"] == (8, 8, 4)
 
 
+@needs_tensorflow
 def test_a_model_that_hides_its_layers(keras):
     class Hidden(keras.Model):
         def __init__(self):

@@ -30,7 +30,8 @@ from sklearn_cnnfeat.exceptions import (
 _PREFERRED = ("openvino", "tensorflow")
 _QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 # Keras imports these if they are installed; conversion needs a second and 500 MB less without them.
-_SUPERFLUOUS = ("tensorflow", "matplotlib", "pandas", "sklearn")
+# Models with operations of TensorFlow are for its own backend.
+_ABSENT, _SUPERFLUOUS = ("tensorflow",), ("matplotlib", "pandas", "sklearn")
 # Errors that another backend would raise as well.
 _FINAL = (UntrustedModelError, WeightsNotFoundError, ProcessEndedError, MemoryError)
 # Errors of a backend that does not support a network, including files with custom classes.
@@ -71,10 +72,16 @@ def convert_with_classes(job, classes, load, backends=_PREFERRED):
         return _run(conversion.convert, (with_classes,), job.source, backends)
     except (UnsupportedLayersError, OSError):
         raise
-    except Exception:
+    except Exception as error:
         # What cannot be saved, or not be loaded elsewhere, is converted where it is.
         if keras_models.import_keras().backend.backend() != "tensorflow":
-            raise
+            if isinstance(error, (*_FINAL, ModelFileError)):
+                raise
+            raise UnsupportedLayersError(
+                f"{sentence(describe(job.source))} cannot be converted in a separate process "
+                f"without TensorFlow ({first_line(error)}). pip install tensorflow, or "
+                "engine='keras' runs the model on Keras itself."
+            ) from error
     return conversion.convert_model(load(), job.source, job.input_size, job.folder)
 
 
@@ -136,7 +143,9 @@ def keras_process(backend):
     # and nothing is written into the user's.
     folder = str(home_folder() / "keras")
     environment = {"KERAS_BACKEND": backend, "KERAS_HOME": folder, "MPLCONFIGDIR": folder}
-    return KerasProcess(_QUIET | environment, _SUPERFLUOUS if backend == "openvino" else ())
+    if backend != "openvino":
+        return KerasProcess(_QUIET | environment)
+    return KerasProcess(_QUIET | environment, _ABSENT, _SUPERFLUOUS)
 
 
 def _has_tensorflow():

@@ -30,9 +30,9 @@ def import_keras():
             installed = [name for name in _BACKENDS if importlib.util.find_spec(name)]
             if installed:
                 os.environ["KERAS_BACKEND"] = installed[0]
-        if os.environ.get("KERAS_BACKEND") == "openvino":
-            import_openvino()
     try:
+        if os.environ.get("KERAS_BACKEND") == "openvino" and "keras" not in sys.modules:
+            import_openvino()
         import keras
     except ModuleNotFoundError as error:
         chosen = os.environ.get("KERAS_BACKEND", "tensorflow")

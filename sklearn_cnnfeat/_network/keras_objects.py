@@ -39,10 +39,11 @@ def _compute_digest(model):
     digest = hashlib.sha256()
     own = f"{type(model).__module__}.{type(model).__qualname__}"
     digest.update((_configuration(model) or own).encode())
+    convert_to_numpy = import_keras().ops.convert_to_numpy
     # Weights in their order: paths of variables change when a model is saved and loaded, and the
     # state of random generators whenever it is used.
     for variable in model.weights:
-        value = np.ascontiguousarray(variable.numpy())
+        value = np.ascontiguousarray(convert_to_numpy(variable))
         digest.update(f"{value.dtype} {value.shape}".encode())
         digest.update(value)
     return digest.hexdigest()

@@ -30,7 +30,7 @@ _LONGEST_END = 5.0
 _TAKEN = b"taken"
 _START = (
     "import json, sys; sys.path[:], idle, absent = json.loads(sys.argv[1]); "
-    "from sklearn_cnnfeat._network.process import serve; serve(idle, absent)"
+    "from sklearn_cnnfeat._network.process import serve; serve(idle, *absent)"
 )
 
 
@@ -46,13 +46,15 @@ class KerasProcess:
     environment : dict
         Environment variables that differ from this process's; None removes one.
     absent : sequence of str, default=()
-        Modules that cannot be imported there: what a library imports if it is installed, and does
-        well without.
+        Modules that cannot be imported there.
+    absent_for_keras : sequence of str, default=()
+        Modules that Keras imports if they are installed, and does well without. The code of models
+        may import them.
     """
 
-    def __init__(self, environment, absent=()):
+    def __init__(self, environment, absent=(), absent_for_keras=()):
         self._environment = environment
-        self._absent = absent
+        self._absent = [absent, absent_for_keras]
         self._process = None
         self._owner = None
         self._end = None
@@ -210,19 +212,29 @@ def _read_message(stream):
 
 
 class _Absent:
-    """Import finder that comes first and hides some modules."""
+    """Import finder that comes first and hides some modules, from everybody or from Keras."""
 
-    def __init__(self, names):
+    def __init__(self, names, names_for_keras):
         self._names = set(names)
+        self._names_for_keras = set(names_for_keras)
 
     def find_spec(self, name, path=None, target=None):
-        if name in self._names:
+        hidden = name in self._names_for_keras and _importer() == "keras"
+        if hidden or name in self._names:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def serve(idle_seconds, absent):
+def _importer():
+    """Return the package whose import statement runs."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("importlib."):
+        frame = frame.f_back
+    return "" if frame is None else frame.f_globals.get("__name__", "").partition(".")[0]
+
+
+def serve(idle_seconds, absent, absent_for_keras):
     """Run jobs until the parent is gone, or has had none for some seconds."""
-    sys.meta_path.insert(0, _Absent(absent))
+    sys.meta_path.insert(0, _Absent(absent, absent_for_keras))
     # An interrupt at the terminal is the parent's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from requirements import needs_tensorflow
 
 from sklearn_cnnfeat import CNNFeatureTransformer, exceptions
 from sklearn_cnnfeat._loop import thread_count
@@ -268,6 +269,7 @@ def test_errors_while_computing_leave_the_engine_usable(convolutional, pictures)
     np.testing.assert_array_equal(rows, expected)
 
 
+@needs_tensorflow
 def test_failure_of_openvino_is_not_for_ever(convolutional, pictures, tmp_path, monkeypatch):
     """What cannot be loaded is an error that names the way out; nothing of it is remembered."""
     import openvino

@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from requirements import needs_tensorflow
 
 from sklearn_cnnfeat._network.zoo import list_models
+
+pytestmark = needs_tensorflow
 
 _HERE = Path(__file__).parent
 # float32 keeps 24 bits, 6e-8. A sum of n products of random sign, in another order, differs by

@@ -25,6 +25,7 @@ from make_bad_models import (
     network,
     weights,
 )
+from requirements import needs_tensorflow
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from small_network import save_network
@@ -118,7 +119,7 @@ def test_canaries_do_sing(tmp_path):
     """What is refused above is no empty threat: with trusted=True the code in the file runs."""
     make_bad_models(tmp_path)
     assert not (tmp_path / "canary").exists()
-    CNNFeatureTransformer(tmp_path / "lambda.keras", "own", trusted=True).fit(X)
+    CNNFeatureTransformer(tmp_path / "lambda.keras", "own", trusted=True).fit_transform(X)
     assert (tmp_path / "canary").read_text() == "run"
 
 
@@ -185,6 +186,7 @@ def test_good_files_are_what_keras_loads(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.sampled(1)
+@needs_tensorflow
 def test_layers_of_all_sorts_are_let_through(suffix, tmp_path):
     """Transfer learning, augmentation, operators, an optimizer: what people do save."""
     layers = keras.layers
@@ -275,6 +277,7 @@ def changed(**values):
     return config
 
 
+@needs_tensorflow
 @pytest.mark.parametrize(
     ("config", "cause"),
     [

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from requirements import needs_tensorflow
 from small_network import LAYERS, save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer, exceptions
@@ -275,6 +276,7 @@ _NO_OPENVINO = """
 """
 
 
+@needs_tensorflow
 def test_without_openvino(network, pictures, tmp_path):
     script = f"""
         from sklearn_cnnfeat import CNNFeatureTransformer

@@ -8,6 +8,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+from requirements import needs_tensorflow
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat.exceptions import UntrustedModelError
@@ -162,7 +163,14 @@ ENGINES = ["openvino", "keras"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("make", [make_seed_cnn, make_branches, make_many_kinds])
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_seed_cnn,
+        pytest.param(make_branches, marks=needs_tensorflow),
+        make_many_kinds,
+    ],
+)
 @pytest.mark.sampled(3)
 def test_all_layers_at_once_equal_predict(make, engine):
     model = make()
@@ -201,6 +209,7 @@ def randomize_statistics(model):
             layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
 
 
+@needs_tensorflow
 @pytest.mark.parametrize("pooling", ["flatten", "avg", None])
 def test_the_input_itself(pooling):
     model = make_branches()
@@ -428,6 +437,7 @@ class Augmented(layers.Layer):
         return self.dropout(self.flip(inputs))
 
 
+@needs_tensorflow
 def test_random_layers_inside_a_layer_are_inactive():
     model = keras.Sequential([keras.Input((12, 12, 3)), Augmented(name="own")])
     assert_layers_equal_predict(model, ["own"], pictures(3, 12, 12))

@@ -66,6 +66,21 @@ def test_modules_can_be_absent():
     worker.close()
 
 
+def test_modules_can_be_absent_for_keras(tmp_path, monkeypatch):
+    """Keras does without them; modules of users import them, also while Keras imports these."""
+    (tmp_path / "module_of_a_user.py").write_text("import colorsys\n")
+    (tmp_path / "keras.py").write_text(
+        "try:\n    import colorsys\nexcept ImportError:\n    colorsys = None\n"
+        "def is_hidden():\n"
+        "    import module_of_a_user\n"
+        "    return colorsys is None and module_of_a_user.colorsys is not None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    worker = KerasProcess({}, absent_for_keras=("colorsys",))
+    assert worker.run(eval, "__import__('keras').is_hidden()") is True
+    worker.close()
+
+
 def test_a_process_that_nobody_can_reach_any_more_ends(recwarn):
     worker = KerasProcess({})
     worker.run(os.getpid)

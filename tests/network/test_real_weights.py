@@ -138,7 +138,9 @@ def test_mobilenet_is_as_exact_as_keras(keras_home, photos, engine):
         features = cnn.fit_transform(photos[:6])
         allowed = 5e-6 * np.abs(truth).max() + np.abs(expected - truth).max()
         assert np.abs(features - truth).max() <= allowed, layer
-        assert rms(features - truth) <= 1.2 * rms(expected - truth), layer
+        # Keras on OpenVINO computes with the kernels that are tested here.
+        if keras.backend.backend() != "openvino":
+            assert rms(features - truth) <= 1.2 * rms(expected - truth), layer
 
 
 @pytest.mark.slow

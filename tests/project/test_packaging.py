@@ -132,11 +132,11 @@ def test_import_is_light(tmp_path):
 
 def test_the_process_that_converts_imports_what_it_has_only(tmp_path):
     """Modules that are absent there, to save time and memory, are not needed by our own either."""
-    from sklearn_cnnfeat._network.converter import _SUPERFLUOUS
+    from sklearn_cnnfeat._network.converter import _ABSENT, _SUPERFLUOUS
 
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-        f"sys.modules.update(dict.fromkeys({_SUPERFLUOUS!r})); "
+        f"sys.modules.update(dict.fromkeys({(*_ABSENT, *_SUPERFLUOUS)!r})); "
         "import sklearn_cnnfeat._network.conversion; print('ok')"
     )
     assert python("-c", code, cwd=tmp_path).strip() == "ok"
