@@ -145,7 +145,8 @@ def keras_process(backend):
     environment = {"KERAS_BACKEND": backend, "KERAS_HOME": folder, "MPLCONFIGDIR": folder}
     if backend != "openvino":
         return KerasProcess(_QUIET | environment)
-    return KerasProcess(_QUIET | environment, _ABSENT, _SUPERFLUOUS)
+    # Code that asks whether a hidden module can be found gets an error, so nothing is hidden in vain.
+    return KerasProcess(_QUIET | environment, _ABSENT if _has_tensorflow() else (), _SUPERFLUOUS)
 
 
 def _has_tensorflow():
