@@ -13,7 +13,7 @@ from sklearn_cnnfeat._images.modes import as_array, eight_bit, n_channels, numbe
 from sklearn_cnnfeat._images.orientation import ON_SIDE, orientation
 from sklearn_cnnfeat._images.pillow import check_exif, check_safe, quiet
 from sklearn_cnnfeat._images.resize import fit, scaled_size
-from sklearn_cnnfeat._images.strips import strips
+from sklearn_cnnfeat._images.strips import rows_of, strips
 
 # The tag of TIFF files that is 0 where 0 is white.
 _WHITE_IS = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
@@ -33,7 +33,7 @@ def decode_image(image, spec, value_range):
             return as_array(fit(image, spec))
 
         def rows(top, bottom):
-            return numbers(image.crop((0, top, image.width, bottom)), spec.channels)
+            return numbers(rows_of(image, top, bottom), spec.channels)
 
         return _decode_floats(rows, image.size, n_channels(image, spec), spec, value_range)
 
@@ -141,6 +141,11 @@ def _read_header(reader, data):
         if isinstance(error.__cause__, TypeError):
             # Pillow turns errors of its own code into it as well.
             raise ValueError(f"Pillow cannot read its header (TypeError: {error})") from error
+        raise ValueError(f"its header is damaged ({error})") from error
+    except OSError as error:
+        if reader.format != "WEBP":
+            raise
+        # The decoder of earlier versions of Pillow is the first to look at this header.
         raise ValueError(f"its header is damaged ({error})") from error
 
 

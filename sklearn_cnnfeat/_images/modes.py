@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from sklearn_cnnfeat._images.strips import convert_in_strips, strips
+from sklearn_cnnfeat._images.strips import convert_in_strips, rows_of, strips
 
 # Pillow has no direct way from these modes to both RGB and L.
 _HALFWAY = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}
@@ -66,7 +66,7 @@ def _find_divisor(image):
     bounds = [
         (values.min(), values.max())
         for top, bottom in strips(image.size)
-        for values in [np.asarray(image.crop((0, top, image.width, bottom)))]
+        for values in [np.asarray(rows_of(image, top, bottom))]
     ]
     low, high = np.min(bounds), np.max(bounds)  # NaN if there is one
     if not (0 <= low and high <= 65535 and not (image.mode == "F" and low < high <= 1)):

@@ -78,7 +78,7 @@ def convert_with_classes(job, classes, load, backends=_PREFERRED):
             if isinstance(error, (*_FINAL, ModelFileError)):
                 raise
             raise UnsupportedLayersError(
-                f"{sentence(describe(job.source))} cannot be converted in a separate process "
+                f"{sentence(job.source.label)} cannot be converted in a separate process "
                 f"without TensorFlow ({first_line(error)}). pip install tensorflow, or "
                 "engine='keras' runs the model on Keras itself."
             ) from error
@@ -145,8 +145,9 @@ def keras_process(backend):
     environment = {"KERAS_BACKEND": backend, "KERAS_HOME": folder, "MPLCONFIGDIR": folder}
     if backend != "openvino":
         return KerasProcess(_QUIET | environment)
-    # Code that asks whether a hidden module can be found gets an error, so nothing is hidden in vain.
-    return KerasProcess(_QUIET | environment, _ABSENT if _has_tensorflow() else (), _SUPERFLUOUS)
+    # Code that asks whether a hidden module is installed gets an error: hide what is there only.
+    absent = _ABSENT if _has_tensorflow() else ()
+    return KerasProcess(_QUIET | environment, absent, _SUPERFLUOUS)
 
 
 def _has_tensorflow():

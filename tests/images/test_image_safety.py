@@ -248,7 +248,7 @@ def attempt():
     except Exception as error:
         print(type(error).__name__, error)
 # Like a function of another version, which takes other arguments.
-PIL.Image._decompression_bomb_check = lambda: None
+PIL.WebPImagePlugin.WebPImageFile._open = lambda self, other: None
 attempt()
 replace()
 attempt()
