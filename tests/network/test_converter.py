@@ -72,3 +72,12 @@ print(np.abs(by_keras - by_openvino).max() / np.abs(by_openvino).max())
     )
     # Sums of 288 products, each rounded by 6e-8: about 1e-6 at most.
     assert float(done.stdout) <= 2e-6
+
+
+def test_keras_on_openvino_loads_no_more_than_it_needs():
+    """Packages that Keras imports where they are installed take a second and 500 MB."""
+    process = converter.keras_process.__wrapped__("openvino")
+    process.run(exec, "from sklearn_cnnfeat._network.keras_models import import_keras as f; f()")
+    names = {"matplotlib", "pandas", "sklearn", "tensorflow"}
+    assert process.run(eval, f"{names} & set(__import__('sys').modules)") == set()
+    process.close()

@@ -293,6 +293,20 @@ def test_without_openvino(network, pictures, tmp_path):
     assert "pip install openvino" in output
 
 
+def test_a_backend_of_keras_that_is_missing_is_told(tmp_path):
+    script = """
+        from sklearn_cnnfeat._network.keras_models import import_keras
+        try:
+            import_keras()
+        except ImportError as error:
+            print(error)
+    """
+    script = textwrap.dedent(_NO_OPENVINO) + textwrap.dedent(script)
+    output = _finish(_start(script, tmp_path, KERAS_BACKEND="openvino"))
+    assert "cannot be imported on its 'openvino' backend" in output
+    assert "pip install keras openvino" in output
+
+
 @pytest.mark.slow
 def test_keras_on_another_backend_is_left_alone(network, pictures, tmp_path):
     """Networks are converted elsewhere: what Keras is set to here does not matter."""
