@@ -17,18 +17,9 @@ class ShardSink:
     At most one shard is being written while the next is filled: no more than these two are lost if
     the process ends here.
 
-    Parameters
-    ----------
-    shards : Shards
-        Where they go.
-    columns : list of slice or None
-        The columns of each head; None where a row is one head's maps.
-    stamps : ndarray of shape (n_images, STAMP), uint8
-        What the images are like now.
-    positions : sequence of int
-        The images that will come. Other images of their shards are taken from the closed shard.
-    first : int, default=0
-        Position, among all images of the job, of image 0 of this sink and of `stamps`.
+    `positions` are the images that will come; other images of their shards are taken from the
+    closed shard. Image 0 of this sink and of `stamps` is image `first` of the job. `columns` are
+    those of each head, or None where a row is one head's maps.
     """
 
     def __init__(self, shards, columns, stamps, positions, first=0):

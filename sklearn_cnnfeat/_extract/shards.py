@@ -47,18 +47,8 @@ class Shard:
 class Shards:
     """All shards of a job, closed or not.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Where their files are.
-    key : str
-        Digest of all that their content depends on; shards of another job are not taken for ours.
-    n_images, part_size : int
-        Number of images, and of those in a shard (fewer in the last).
-    row_shape : tuple of int
-        Shape of an image's row.
-    dtype : str
-        "float32" or "float16".
+    The `key` is a digest of all that their content depends on: shards of another job are not taken
+    for ours. The last shard may have fewer images than `part_size`.
     """
 
     folder: Path

@@ -34,20 +34,8 @@ _PIL_LOADING = threading.Lock()
 class Images:
     """A sequence of images that are decoded on request; this class is for encoded images (bytes).
 
-    `as_images` chooses the class. The subclasses below are for files, PIL images and arrays.
-
-    Parameters
-    ----------
-    items : list or ndarray
-        The images; None for missing ones.
-    dtype : dtype
-        Type of the decoded pixels: uint8, or float32 if they are not all integers in 0..255.
-    index : pandas.Index or None
-        Index of the Series or data frame that held the images.
-    value_range : (float, float) or None
-        The values of black and white; None uses pixels as they are.
-    data_format : {"channels_last", "channels_first"}
-        Where arrays have their channels.
+    `as_images` chooses the class. The subclasses below are for files, PIL images and arrays. The
+    `dtype` is that of decoded pixels: uint8, or float32 if they are not all integers in 0..255.
     """
 
     has_paths = False

@@ -45,37 +45,10 @@ class Photo:
 class Collector:
     """Takes rows and maps of a few photographs at a time, and keeps what the page shows of them.
 
-    Parameters
-    ----------
-    X : sequence of images
-        All photographs, as the pipeline gets them.
-    pipeline : Pipeline or None
-        Fitted, or None: then rows are the features.
-    step : str or None
-        Name of the network's step in it.
-    n_own : int
-        The first so many layers are those of the transformer.
-    shown : list of int
-        Layers whose maps the page shows.
-    side : int
-        Longest side of a map.
-    details : int or sequence of int
-        See `Details`.
-
-    Attributes
-    ----------
-    photos : dict of int to Photo
-        The photographs that can be read, by position.
-    details : Details
-        The maps of all channels.
-    final : estimator or None
-        The predictor at the end of the pipeline.
-    are_probabilities : bool
-        Whether scores are probabilities.
-    note : str or None
-        Why photographs have no decision maps.
-    side : int
-        Longest side of a map.
+    Without a pipeline, rows are the features. The first `n_own` layers are those of the
+    transformer; `shown` are those whose maps the page shows, with sides of at most `side`.
+    Afterwards `photos` has the photographs that can be read, by position, and `note` says why they
+    have no decision maps.
     """
 
     def __init__(self, X, pipeline, step, n_own, shown, side, details):

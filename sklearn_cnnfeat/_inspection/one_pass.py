@@ -54,27 +54,11 @@ class _ChunkSink:
 
 
 class RowsAndMaps:
-    """The rows of an extractor together with maps of its own and of further layers.
+    """The rows of an extractor together with maps of its own layers and of further ones.
 
-    Parameters
-    ----------
-    extractor : Extractor
-        Of a fitted transformer, with a row for each image.
-    images : Images
-        What to compute.
-    layers : sequence of str or int, default=()
-        Further layers.
-
-    Attributes
-    ----------
-    layers : list of str
-        Layers whose maps are computed, the extractor's own first.
-    map_shapes : list of tuple
-        Shapes of their maps.
-    is_apart : bool
-        Whether the maps come from a second pass, in float32 and at one size: those of an 8-bit
-        network would change its calibration, and those of a network that takes images of any size
-        have no common shape.
+    Maps come from a second pass (`is_apart`), in float32 and at one size, where those of an 8-bit
+    network would change its calibration, and those of a network that takes images of any size have
+    no common shape. `layers` are those with maps, the extractor's own first.
     """
 
     def __init__(self, extractor, images, layers=()):

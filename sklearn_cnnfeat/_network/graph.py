@@ -39,22 +39,10 @@ def name_layers(converted, permutations):
 def cut(network, heads, permutations, preprocessing):
     """Return the part of a network that computes some heads.
 
-    Parameters
-    ----------
-    network : openvino.Model
-        A whole network whose layers are named, as `name_layers` leaves it.
-    heads : sequence of Head
-        Layers and poolings.
-    permutations : dict of str to sequence of int
-        For layers whose value is not stored in logical order, the permutation that gives it.
-    preprocessing : str, Normalization or None
-        Mode of Keras' `preprocess_input`, "rescale", mean and deviation, or None.
-
-    Returns
-    -------
-    part : openvino.Model
-        From pixels (n, height, width, channels), 0 to 255, to one output for each head. An output
-        holds the numbers of `Head.shape`, perhaps in another shape.
+    The layers of the network are named, as `name_layers` leaves it; `permutations` give the logical
+    order of those whose value is stored in another one. The part goes from pixels (n, height,
+    width, channels), 0 to 255, to one output for each head, which holds the numbers of
+    `Head.shape`, perhaps in another shape.
     """
     openvino = import_openvino()
     op = import_operations()

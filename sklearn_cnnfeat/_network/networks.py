@@ -250,27 +250,11 @@ class TorchNetwork(CompiledNetwork):
 
 
 def open_network(spec, engine, model=None, announce=None, calibrate=None, precision="float32"):
-    """Return the compiled network of a spec.
+    """Return the compiled network of a spec whose source carries its digest, ready to be compiled.
 
-    Parameters
-    ----------
-    spec : NetworkSpec
-        What to compute, with a source that carries its digest.
-    engine : {"auto", "openvino", "ncnn", "keras", "torch"}
-        What to compute it with.
-    model : keras.Model, default=None
-        The model, where the spec names an object.
-    announce : callable, default=None
-        Called with a message before anything that takes seconds.
-    calibrate : callable, default=None
-        Takes a `NetworkInfo`; returns the batches of pixels that an 8-bit network is made with.
-    precision : {"float32", "bfloat16", "float16", "int8"}, default="float32"
-        Arithmetic that it will be compiled for.
-
-    Returns
-    -------
-    network : CompiledNetwork
-        Ready to be compiled.
+    `model` is the model that the user passed, if any; `announce` is called with a message before
+    anything that takes seconds; `calibrate` takes a `NetworkInfo`, and returns the batches of
+    pixels that an 8-bit network is made with.
     """
     source = spec.source
     wanted = source.default_engine() if engine == "auto" else engine

@@ -103,16 +103,9 @@ def column_names(layer, map_shape, pooling):
 
 
 def feature_names(heads):
-    """Name the columns of several heads.
+    """Name the columns of several heads: (layer, map_shape, pooling, n_columns) each.
 
-    Parameters
-    ----------
-    heads : list of (layer, map_shape, pooling, n_columns)
-        Pooling "callable" means a user-defined callable, whose columns are numbered.
-
-    Returns
-    -------
-    names : ndarray of str objects
+    The columns of a user-defined pooling, "callable", are numbered.
     """
     names = []
     for layer, map_shape, pooling, n_columns in heads:

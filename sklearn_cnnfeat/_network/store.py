@@ -32,16 +32,9 @@ _LOCKS = "locks"
 
 @dataclass(frozen=True)
 class Stored:
-    """A network in a folder.
+    """A network in a folder, with the record that `write` was given.
 
-    Attributes
-    ----------
-    record : object
-        What `write` was given, as JSON has it.
-    folder : pathlib.Path
-        Where its graph is, if it has one.
-    temporary : tempfile.TemporaryDirectory or None
-        The same folder where it goes with this process; it goes with this object.
+    A folder that is `temporary` goes with this object.
     """
 
     record: object

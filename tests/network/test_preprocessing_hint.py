@@ -70,6 +70,8 @@ def test_preprocessing_that_was_chosen(preprocessing, capsys):
     assert not said(capsys, CNNFeatureTransformer(model(), "last", preprocessing=preprocessing))
 
 
-def test_networks_by_name(capsys):
-    cnn = CNNFeatureTransformer("mobilenet", "conv1_relu", "avg", weights=None, input_size=32)
+# One whose pixels are preprocessed before it, and one that rescales them itself.
+@pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small"])
+def test_networks_by_name(name, capsys):
+    cnn = CNNFeatureTransformer(name, "last", "avg", weights=None, input_size=32)
     assert not said(capsys, cnn)
