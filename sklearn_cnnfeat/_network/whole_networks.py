@@ -21,11 +21,14 @@ MAX_IN_MEMORY = 4
 
 
 class WholeNetwork:
-    """A network with all its layers, on the disk; its graph is read when it is cut first."""
+    """A network with all its layers, on the disk; its graph is read when it is cut first.
 
-    def __init__(self, record, stored):
-        self.record = record
-        self._stored = stored
+    `open_stored` returns its record and where it is.
+    """
+
+    def __init__(self, open_stored):
+        self._open_stored = open_stored
+        self.record, self._stored = open_stored()
         self._model = None
         self._lock = threading.Lock()
 
@@ -33,6 +36,9 @@ class WholeNetwork:
         """Return the part that computes some heads, as an OpenVINO model."""
         with self._lock:
             if self._model is None:
+                if not (self._stored.folder / GRAPH).exists():
+                    # Another process has removed it, to make room for example.
+                    self.record, self._stored = self._open_stored()
                 self._model = read_network(self._stored.folder / GRAPH)
             model = self._model
         return graph.cut(model, heads, self.record.permutations or {}, preprocessing)
@@ -57,27 +63,28 @@ def open_whole(source, input_size, model=None, announce=None):
     key = source.key(input_size, None if lasting else id(model))
 
     def read_or_convert():
-        network = _read_whole(key) if lasting else None
-        if network is not None:
-            return network
+        found = _read_whole(key) if lasting else None
+        if found is not None:
+            return found
         with store.locked(key):
             # Another process may have converted it while this one waited.
-            network = _read_whole(key) if lasting else None
-            if network is None:
+            found = _read_whole(key) if lasting else None
+            if found is None:
                 if announce:
                     announce(f"converting {source.label} (once; kept for later runs)")
-                network = _convert(source, input_size, model, key if lasting else None)
-        return network
+                found = _convert(source, input_size, model, key if lasting else None)
+        return found
 
-    return _networks.get_or_make(key, read_or_convert)
+    return _networks.get_or_make(key, lambda: WholeNetwork(read_or_convert))
 
 
 def _read_whole(key):
+    """Return the record of a network and where it is; None where it is not on the disk."""
     stored = store.read(key)
     if stored is None:
         return None
     try:
-        return WholeNetwork(NetworkRecord.from_json(stored.record), stored)
+        return NetworkRecord.from_json(stored.record), stored
     except (ValueError, TypeError) as error:
         store.discard(key, str(error))
         return None
@@ -97,7 +104,7 @@ def _convert(source, input_size, model, key):
         stored = store.write(key, lambda folder: source.convert(input_size, folder, model))
     except (UnsupportedLayersError, ConversionError, NotWrittenError) as error:
         raise EngineError(str(error)) from error
-    return WholeNetwork(NetworkRecord.as_read(stored.record), stored)
+    return NetworkRecord.as_read(stored.record), stored
 
 
 def check_unchanged(source, model):

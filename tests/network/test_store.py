@@ -10,7 +10,7 @@ import pytest
 from small_network import save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
-from sklearn_cnnfeat._network import converter, networks, store
+from sklearn_cnnfeat._network import converter, ncnn_networks, networks, store
 from sklearn_cnnfeat._network.spec import digest_of_text
 from sklearn_cnnfeat.exceptions import EngineWarning, ProgramWarning
 
@@ -119,6 +119,21 @@ def test_deep_nesting_is_damage(network, photos, home):
     with pytest.warns(ProgramWarning, match="it is compiled again"):
         np.testing.assert_array_equal(_features(network, photos), expected)
     assert store.check_networks()[1] == []
+
+
+@pytest.mark.parametrize("engine", ["openvino", "ncnn"])
+def test_a_network_that_another_process_has_removed(engine, network, photos, home):
+    cnn = CNNFeatureTransformer(network, "two", "avg", engine=engine).fit(photos)
+    expected = cnn.transform(photos)
+    networks.forget_networks()
+    cnn = CNNFeatureTransformer(network, "two", "avg", engine=engine).fit(photos)
+    ncnn_networks.forget_loaded()
+    shutil.rmtree(home / "networks")
+    np.testing.assert_array_equal(cnn.transform(photos), expected)
+    assert store.measure_networks()[0] >= 1
+    # Layers that are computed for the first time need it as well.
+    shutil.rmtree(home / "networks")
+    assert CNNFeatureTransformer(network, "one", "avg", engine=engine).fit_transform(photos).any()
 
 
 def test_another_layer_converts_nothing(network, photos, home, monkeypatch):
