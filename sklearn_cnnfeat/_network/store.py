@@ -47,7 +47,8 @@ def locked(key):
     """Let one process at a time make a network; if locking is impossible, let all."""
     folder = networks_folder() / _LOCKS
     lock = None
-    with contextlib.suppress(OSError):
+    # Older versions of filelock raise NotImplementedError on file systems without locks.
+    with contextlib.suppress(OSError, NotImplementedError):
         make_private_folder(folder)
         lock = filelock.FileLock(folder / f"{key}.lock")
         lock.acquire()
@@ -147,8 +148,9 @@ def _write(key, make):
             try:
                 os.rename(name, folder)
             except OSError:
-                # Another process was first; what it wrote is the same.
-                if not folder.is_dir():
+                # Another process was first, and what it wrote is the same; or something damaged
+                # could not be removed.
+                if not _is_sound(folder):
                     raise
             else:
                 os.mkdir(name)  # the context manager expects something to remove
@@ -184,6 +186,14 @@ def _read_record(folder):
     return record
 
 
+def _is_sound(folder):
+    try:
+        _read_record(folder)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
 # --- all of them ----------------------------------------------------------------------------------
 
 
@@ -202,12 +212,10 @@ def check_networks():
     """Read all networks on the disk; return how many are sound, names of the others, and bytes."""
     sound, damaged, n_bytes = 0, [], 0
     for folder in _folders():
-        try:
-            _read_record(folder)
-        except (OSError, ValueError, RecursionError):
-            damaged.append(folder.name)
-        else:
+        if _is_sound(folder):
             sound += 1
+        else:
+            damaged.append(folder.name)
         n_bytes += _size(folder)
     return sound, damaged, n_bytes
 

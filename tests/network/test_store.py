@@ -121,6 +121,33 @@ def test_deep_nesting_is_damage(network, photos, home):
     assert store.check_networks()[1] == []
 
 
+def test_damage_that_cannot_be_removed_is_not_used(network, photos, home, monkeypatch):
+    expected = _features(network, photos)
+    networks.forget_networks()
+    graph = _record(home).with_name("network.bin")
+    graph.write_bytes(bytes(graph.stat().st_size))
+    # As in a folder of somebody else.
+    remove = shutil.rmtree
+
+    def refuse(folder, *args, **kwargs):
+        if folder != graph.parent:
+            remove(folder, *args, **kwargs)
+
+    monkeypatch.setattr(store.shutil, "rmtree", refuse)
+    with pytest.warns(ProgramWarning, match=r"cannot be kept in .*SKLEARN_CNNFEAT_HOME"):
+        rows = _features(network, photos)
+    np.testing.assert_array_equal(rows, expected)
+
+
+def test_a_file_system_without_locks(network, photos, home, monkeypatch):
+    def refuse(lock, *args, **kwargs):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(store.filelock.FileLock, "acquire", refuse)
+    assert np.isfinite(_features(network, photos)).all()
+    assert store.measure_networks()[0] == 1
+
+
 @pytest.mark.parametrize("engine", ["openvino", "ncnn"])
 def test_a_network_that_another_process_has_removed(engine, network, photos, home):
     cnn = CNNFeatureTransformer(network, "two", "avg", engine=engine).fit(photos)
