@@ -127,7 +127,7 @@ def main():
         return
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {"networks": {}}
     sample = draw_names()
-    report["machine"] = describe_machine()
+    report |= {"machine": describe_machine(), "drawn": N_NAMES}
     print_machine(report["machine"])
     for record in run(arguments.networks or [n for n in sample if n not in report["networks"]]):
         report["networks"][record["network"]] = record

@@ -98,9 +98,14 @@ def summarize_torch_parity(results):
 
 def summarize_timm_sample(results):
     """Return the networks that are not converted, under a title that counts the others."""
-    tried = {n: r for n, r in results["networks"].items() if "skipped" not in r}
+    records = results["networks"]
+    tried = {name: record for name, record in records.items() if "skipped" not in record}
     failed = [[name, record["error"]] for name, record in tried.items() if "error" in record]
-    title = f"{len(tried) - len(failed)} of {len(tried)} networks convert"
+    title = (
+        f"{len(tried) - len(failed)} of {len(tried)} networks convert; of {results['drawn']} names, "
+        f"{len(records) - len(tried)} were too large and {results['drawn'] - len(records)} have not "
+        "been tried"
+    )
     return [(title, ["not converted", "why"], failed or [["none", ""]])]
 
 
