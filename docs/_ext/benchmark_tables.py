@@ -101,10 +101,10 @@ def summarize_timm_sample(results):
     records = results["networks"]
     tried = {name: record for name, record in records.items() if "skipped" not in record}
     failed = [[name, record["error"]] for name, record in tried.items() if "error" in record]
+    n_left = results["drawn"] - len(records)
     title = (
-        f"{len(tried) - len(failed)} of {len(tried)} networks convert; of {results['drawn']} names, "
-        f"{len(records) - len(tried)} were too large and {results['drawn'] - len(records)} have not "
-        "been tried"
+        f"{len(tried) - len(failed)} of {len(tried)} networks convert; {len(records) - len(tried)} "
+        f"were too large, and {n_left} of {results['drawn']} names have not been tried"
     )
     return [(title, ["not converted", "why"], failed or [["none", ""]])]
 
