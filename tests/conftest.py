@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 # Before TensorFlow is imported by any test: its chatter is not ours.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,6 +30,10 @@ _ASSETS = Path(
     os.environ.get("CNNFEAT_TEST_ASSETS")
     or Path(__file__).resolve().parents[2] / "shared" / "assets"
 )
+# Folders of tests are in memory where the system has room there: thousands of files and databases
+# are written and synchronized.
+_MEMORY = Path("/dev/shm")
+_ROOM = 2**31
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -59,6 +65,16 @@ def home(tmp_path_factory):
         del os.environ["SKLEARN_CNNFEAT_HOME"]
     else:
         os.environ["SKLEARN_CNNFEAT_HOME"] = before
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """Return an empty folder, in memory if possible; what is in it goes with the test."""
+    if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM:
+        yield tmp_path
+        return
+    with TemporaryDirectory(dir=_MEMORY, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)
