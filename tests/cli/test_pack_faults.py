@@ -17,11 +17,12 @@ from sklearn_cnnfeat._cli import main, packing
 # Packs again and again. Each time it is killed one step later: at the n-th change of the folder, or
 # after n bytes of a file. It prints what each run has left.
 _KILLED = """
-import hashlib, json, os, resource, signal, sys
+import hashlib, json, os, resource, signal, sys, tempfile
 from pathlib import Path
 from sklearn_cnnfeat._cli import packing
 
 folder, source, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+tempfile.tempdir = str(source.parent)  # links do not reach another file system
 CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "shutil.move"}
 
 def kill_at(allowed):
