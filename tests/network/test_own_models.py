@@ -258,7 +258,7 @@ def test_no_layer_is_last():
     inputs = keras.Input((8, 8, 3))
     x = keras.ops.mean(layers.Conv2D(2, 3, name="conv")(inputs), axis=(1, 2))
     model = keras.Model(inputs, layers.Dense(2, name="classes")(x))
-    with pytest.raises(ValueError, match=r"What layer 'classes' of the model .* takes is not"):
+    with pytest.raises(ValueError, match=r"classifier 'classes' takes a value that no layer gives"):
         CNNFeatureTransformer(model, "last").fit(pictures(2, 8, 8))
     tokens = keras.Sequential([keras.Input((8, 8, 3)), layers.Reshape((64, 3), name="tokens")])
     with pytest.raises(ValueError, match=r"Layer 'last' of .* shape \(n, 64, 3\)"):
