@@ -68,7 +68,8 @@ def lowest(requirements):
             pinned[requirement.name] = str(requirement)
             continue
         (bound,) = [part.version for part in requirement.specifier if part.operator == ">="]
-        pinned[requirement.name] = f"{requirement.name}=={bound}"
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        pinned[requirement.name] = f"{requirement.name}{extras}=={bound}"
     return sorted(pinned.values())
 
 

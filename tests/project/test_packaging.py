@@ -19,6 +19,8 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = SETTINGS["project"]
 # What the archives of these tests are called.
 VERSION = "7.8.9"
+# What the tools for lowest versions take in the newest.
+TOOLS = ("build", "check-wheel-contents", "ruff", "setuptools", "twine")
 HEAVY = ["tensorflow", "keras", "openvino", "nncf", "matplotlib", "polars"]
 
 
@@ -238,6 +240,14 @@ def test_every_night_tests_run_in_each_environment():
     )
     used = [step.get("uses", "") for step in jobs["everything"]["steps"]]
     assert any(name.startswith("codecov/") for name in used)
+
+
+def test_the_lowest_versions_keep_their_extras():
+    listed = python("tools/versions.py", "lowest", "--list", cwd=ROOT).split()
+    assert all("==" in line or line.startswith(TOOLS) for line in listed)
+    (dask,) = [line for line in listed if line.startswith("dask")]
+    assert re.fullmatch(r"dask\[array,dataframe,distributed\]==\d[\d.]*", dask)
+    assert f"numpy=={dependencies()['numpy'].partition('>=')[2]}" in listed
 
 
 def test_version_is_written_nowhere_else():
