@@ -39,11 +39,12 @@ def _compute_digest(model):
     digest = hashlib.sha256()
     own = f"{type(model).__module__}.{type(model).__qualname__}"
     digest.update((_configuration(model) or own).encode())
-    convert_to_numpy = import_keras().ops.convert_to_numpy
+    # There `numpy` makes NumPy 2 warn; on TensorFlow the other way does.
+    is_openvino = import_keras().backend.backend() == "openvino"
     # Weights in their order: paths of variables change when a model is saved and loaded, and the
     # state of random generators whenever it is used.
     for variable in model.weights:
-        value = np.ascontiguousarray(convert_to_numpy(variable))
+        value = np.ascontiguousarray(variable if is_openvino else variable.numpy())
         digest.update(f"{value.dtype} {value.shape}".encode())
         digest.update(value)
     return digest.hexdigest()
