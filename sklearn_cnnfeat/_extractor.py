@@ -147,8 +147,7 @@ class Extractor:
         )
 
     def with_(self, *, layers=None, poolings=None, input_size=None, precision=None):
-        """Return an extractor of other layers or poolings of the same network; None keeps the
-        current ones.
+        """Return an extractor of the same network with other layers or poolings, if not None.
 
         A user-defined pooling is left out where `poolings` are given.
         """

@@ -88,8 +88,9 @@ class Loop:
         self._n_computed = 0
 
     def run(self, positions, open_engine):
-        """Compute the images at some positions, in this order; return how many went through the
-        network.
+        """Compute the images at some positions, in this order.
+
+        Returned is how many of them went through the network.
 
         `open_engine` returns an `Engine`, and is called when the first image is ready to be
         computed.

@@ -146,8 +146,9 @@ def precompute(estimator, X, param_grid=None, *, verbose=1):
 
 @dataclass(frozen=True)
 class _Pass:
-    """Images that go through one network for several settings (`specs`, in the order of finding
-    them).
+    """Images that go through one network for several settings.
+
+    Settings are in `specs`, in the order in which they were found.
     """
 
     transformer: object

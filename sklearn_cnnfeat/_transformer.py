@@ -596,8 +596,8 @@ def extractor_of(transformer):
 def extractor_for(transformer, X, **changes):
     """Return the extractor of a transformer, and `X` as its images.
 
-    A transformer that is not fitted is not changed: a copy is fitted to `X`. `changes` are
-    parameters that act at once, such as `on_error`, to be used instead of its own.
+    If the transformer is not fitted, a copy is fitted to `X`. `changes` override parameters that
+    take effect without another `fit`, such as `on_error`.
     """
     if is_fitted(transformer):
         transformer._warn_of_changes()

@@ -48,8 +48,9 @@ def search_folder(
     n_jobs=None,
     verbose=0,
 ):
-    """Search layers, poolings and C for the best classifier of the photographs of
-    `load_image_folder`.
+    """Search layers, poolings and C for the best classifier of photographs.
+
+    These are what `load_image_folder` returns.
 
     The network `cnn` must have a cache. With ``on_error="nan"``, photographs that cannot be read
     are left out. The classifier "auto" keeps a linear SVM where it is as good as one with an RBF

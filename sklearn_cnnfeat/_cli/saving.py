@@ -43,8 +43,9 @@ def save_pipeline(pipeline, path):
 
 
 def load_pipeline(path, cache=None):
-    """Read a fitted pipeline with a network in it, with a feature cache in the folder `cache` or
-    none.
+    """Read a fitted pipeline that has a network.
+
+    Its feature cache is in the folder `cache`; None is for no cache.
 
     A skops file is read without running code from it, and refused if it holds classes other than
     those of scikit-learn, NumPy, SciPy and this package. A joblib file may run any code. What the

@@ -37,8 +37,9 @@ def blocks(shards, records, errors, n_rows, skips):
 
 
 def take_apart(shards, records, rows, found):
-    """Write the shards that are not closed from the `rows` of a finished file, whose manifest is
-    `found`.
+    """Write the shards that are not closed from the `rows` of a finished file.
+
+    Its manifest is `found`.
     """
     errors = errors_of(found)
     failed = sorted(errors) if found["on_error"] == "skip" else []

@@ -6,8 +6,9 @@ from sklearn_cnnfeat.exceptions import EngineError
 
 
 def compute_shards(shards, extractor, images, stamps, positions, first=0, steps=None):
-    """Compute some images, close the shards that are complete with them; return how many were
-    computed.
+    """Compute some images, and close the shards that are complete with them.
+
+    Returned is how many were computed.
 
     The same images always give the same files, so several processes may do this at the same time,
     also on another machine that sees the folder.

@@ -273,10 +273,9 @@ def _find_images(folder, extensions, root=None):
 
 
 def list_images(places):
-    """Return the paths of the named files and URLs, and of all images at any depth in named
-    folders.
+    """Return the paths of named files and URLs, and of all images in named folders.
 
-    What lies in a folder is sorted by name.
+    Folders are searched at any depth. What lies in a folder is sorted by name.
     """
     paths = []
     for place in map(local_path, map(os.fspath, places)):

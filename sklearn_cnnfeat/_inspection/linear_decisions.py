@@ -50,8 +50,9 @@ class LinearDecisions:
         self._forms = {}
 
     def map_of(self, X, row, maps, target):
-        """Return the map of the class `target` for one photograph; raise `NotAffineError` if there
-        is none.
+        """Return the map of the class `target` for one photograph.
+
+        `NotAffineError` is raised if there is none.
 
         `X` is the photograph alone, as the pipeline gets it; `row` and `maps` are what the network
         gives for it.

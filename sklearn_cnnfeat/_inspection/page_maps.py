@@ -53,8 +53,9 @@ def pack(parts):
 
 
 class Details:
-    """The maps of all channels, for a few photographs; `lines` has what `make` returned, by
-    position.
+    """The maps of all channels, for a few photographs.
+
+    `lines` has what `make` returned, by position.
 
     `details` are so many photographs of the smallest lead, the first ones of equal leads; or
     positions.

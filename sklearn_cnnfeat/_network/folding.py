@@ -29,8 +29,9 @@ _MOST_CHANNELS = 100_000
 
 
 def fold_batch_normalization(model, outputs):
-    """Fold batch normalization in `model`, in place, after the layout pass; return the new
-    `outputs`.
+    """Fold batch normalization in `model`, in place, and return the new `outputs`.
+
+    This comes after the layout pass.
 
     Batch normalization right behind a convolution or a dense layer, whether one operation or
     several with constants, goes into the kernel. Any other becomes one multiplication, or a

@@ -19,8 +19,9 @@ from sklearn_cnnfeat._network.transpositions import integers
 
 
 def convert(model, source, input_shape):
-    """Convert a Keras model, of supported layers only, to an OpenVINO graph with the value of each
-    layer.
+    """Convert a Keras model to an OpenVINO graph that has the value of each layer.
+
+    All its layers must be supported.
 
     The axes are in the order in which Keras means them, with many transpositions.
     """
@@ -41,8 +42,9 @@ def convert(model, source, input_shape):
 
 
 def trace(model, inputs):
-    """Call all layers on an OpenVINO output; return (Layer, output), without those of several
-    outputs.
+    """Call all layers on an OpenVINO output; return pairs of a layer and its output.
+
+    Layers of several outputs are left out.
     """
     # Layers that keep a state, such as a random generator, do not change it.
     with import_keras().StatelessScope(initialize_variables=False):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -67,13 +68,13 @@ class KerasSource(Source):
         """Return the file that Keras reads, if it is on this machine."""
         return None
 
+    @abstractmethod
     def load(self, input_size, file=None, classes=None):
         """Return the `keras.Model`, for images of `input_size`.
 
         `file` is what the method of that name has found, and `classes` are custom classes of its
         layers that this process cannot import, by name.
         """
-        raise NotImplementedError
 
     def count_layers(self, model):
         """Return how many layers can be chosen by index."""

@@ -124,10 +124,10 @@ def _prefers(cut):
 
 
 def on_ncnn(cut, is_wanted, announce=None):
-    """Return a cut in float32 on ncnn where it should run there, else None; and any problem of
-    ncnn.
+    """Return a cut in float32 on ncnn, and why ncnn does not compute it although it should.
 
-    Unless the user asked for ncnn, the rule of `winograd` decides.
+    The first is None where the cut stays on OpenVINO, the second where there is no problem. Unless
+    the user asked for ncnn, the rule of `winograd` decides.
     """
     if not is_wanted and not _prefers(cut):
         return None, None

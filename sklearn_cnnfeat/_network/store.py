@@ -90,12 +90,11 @@ def discard(key, problem):
 
 
 def write(key, make):
-    """Keep a network under a key, whole or not at all; a key of None keeps it for this process
-    only.
+    """Keep a network under a key, whole or not at all.
 
-    `make` takes a folder, writes the graph there if there is one, and returns the record. Where the
-    network cannot be kept it is in a temporary folder, with a warning; `NotWrittenError` is raised
-    if that has no space either.
+    A key of None keeps it for this process only. `make` takes a folder, writes the graph there if
+    there is one, and returns the record. Where the network cannot be kept it is in a temporary
+    folder, with a warning; `NotWrittenError` is raised if that has no space either.
     """
     if key is not None:
         try:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from abc import abstractmethod
 from contextlib import closing
 from dataclasses import asdict, replace
 
@@ -71,9 +72,9 @@ class TorchSource(Source):
         )
         return module, record, orders
 
+    @abstractmethod
     def _build(self, input_size, model):
         """Return a module, height, width and channels of its images, and its other sizes."""
-        raise NotImplementedError
 
 
 class TorchModule(TorchSource):
@@ -187,7 +188,7 @@ class TimmNetwork(TorchSource):
 
 
 def describe_device():
-    """Return what ``engine="torch"`` computes on, found out in a process of its own."""
+    """Return the device of ``engine="torch"``, as a separate process sees it."""
     if importlib.util.find_spec("torch") is None:
         return "PyTorch is not installed"
     try:

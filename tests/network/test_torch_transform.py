@@ -63,7 +63,7 @@ def test_a_network_that_cannot_be_loaded_later(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no room for the network")
 
-    # Kept on the disk, unlike modules of classes of the user's own.
+    # Kept on the disk, unlike modules of user-defined classes.
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
     cnn = CNNFeatureTransformer(network, "1", "avg", input_size=(32, 48)).fit(PHOTOS)
     networks.forget_networks()
