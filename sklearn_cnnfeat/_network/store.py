@@ -143,7 +143,7 @@ def _write(key, make):
     with temporary as name:
         record = make(Path(name))
         with _reported():
-            _seal(Path(name), record)
+            _seal(Path(name), key, record)
             try:
                 os.rename(name, folder)
             except OSError:
@@ -157,11 +157,11 @@ def _write(key, make):
     return Stored(record, folder)
 
 
-def _seal(folder, record):
-    """Write a record with the digests of the files beside it."""
+def _seal(folder, key, record):
+    """Write a record with its key and the digests of the files beside it."""
     files = [name for name in (GRAPH, _WEIGHTS) if (folder / name).exists()]
-    content = {"record": record, "files": {name: digest_of_file(folder / name) for name in files}}
-    text = json.dumps(content)
+    digests = {name: digest_of_file(folder / name) for name in files}
+    text = json.dumps({"key": key, "record": record, "files": digests})
     envelope = json.dumps({"sha256": digest_of_text(text), "content": text})
     (folder / _RECORD).write_text(envelope, encoding="utf-8")
 
@@ -174,9 +174,11 @@ def _read_record(folder):
         if digest_of_text(text) != envelope["sha256"]:
             raise ValueError("its record is damaged")
         content = json.loads(text)
-        record, files = content["record"], dict(content["files"])
+        key, record, files = content["key"], content["record"], dict(content["files"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("its record is damaged") from error
+    if key != folder.name:
+        raise ValueError("it is another network's")
     if not files.keys() <= {GRAPH, _WEIGHTS}:
         raise ValueError("its record is damaged")
     for name, digest in files.items():

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from small_network import save_photos
+from small_network import save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._network import converter, ncnn_networks, networks, store
@@ -78,6 +78,7 @@ def test_no_room_anywhere_leaves_it_to_keras(network, photos, home, full_disk, m
         5,
         [],
         {},
+        {"key": 5, "record": None, "files": {}},
         {"record": 5, "files": {}},
         {"record": {}, "files": {}},
         {"record": {"layers": []}, "files": {}},
@@ -90,6 +91,8 @@ def test_no_room_anywhere_leaves_it_to_keras(network, photos, home, full_disk, m
 def test_forged_records_are_converted_again(content, network, photos, home):
     expected = _features(network, photos)
     networks.forget_networks()
+    if isinstance(content, dict):
+        content = {"key": _record(home).parent.name} | content
     text = json.dumps(content)
     _record(home).write_text(json.dumps({"sha256": digest_of_text(text), "content": text}))
     with pytest.warns(ProgramWarning, match="it is compiled again") as caught:
@@ -119,6 +122,19 @@ def test_deep_nesting_is_damage(network, photos, home):
     with pytest.warns(ProgramWarning, match="it is compiled again"):
         np.testing.assert_array_equal(_features(network, photos), expected)
     assert store.check_networks()[1] == []
+
+
+def test_a_folder_of_another_network_is_not_used(network, photos, home, tmp_path):
+    expected = _features(network, photos)
+    folder = _record(home).parent
+    other = save_network(tmp_path / "other.keras", seed=1)
+    assert not np.array_equal(_features(other, photos), expected)
+    (other_folder,) = {path.parent for path in home.glob("networks/*/record.json")} - {folder}
+    shutil.rmtree(folder)
+    other_folder.rename(folder)
+    networks.forget_networks()
+    with pytest.warns(ProgramWarning, match="it is another network's.*it is compiled again"):
+        np.testing.assert_array_equal(_features(network, photos), expected)
 
 
 def test_damage_that_cannot_be_removed_is_not_used(network, photos, home, monkeypatch):
