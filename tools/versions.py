@@ -29,8 +29,8 @@ TARGETS = ROOT / "sklearn_cnnfeat" / "_cli" / "targets"
 IMAGES = ("kaggle", "colab")
 # Tools: what they do does not depend on our users' environments.
 NEWEST_ALWAYS = {"ruff", "setuptools", "setuptools-scm", "build", "twine", "check-wheel-contents"}
-# What installing the package into a notebook image may change.
-MAY_CHANGE = {"keras"}
+# What installing the package into a notebook image may change; itself where `--folder` has it.
+MAY_CHANGE = {"keras", "sklearn-cnnfeat"}
 # Users' machines may have no compiler. (Some tools of the tests are source archives.)
 WHEELS = ("--only-binary", ":all:")
 NOTEBOOK = ["-m", "", "-n", "0", "tests", "-k", "test_competition and not photographs"]

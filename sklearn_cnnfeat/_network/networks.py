@@ -166,7 +166,7 @@ class CompiledNetwork:
         key = (np.dtype(dtype).name, precision, n_threads, batch_size, n_callers)
         check_process()
         if self._given is not None:
-            check_unchanged(self.spec.source, self._given)
+            check_unchanged(self.spec.source, model=self._given)
         with self._lock:
             return self._engines.get_or_make(key, lambda: self._make_engine(*key))
 
@@ -233,6 +233,7 @@ class TorchNetwork(CompiledNetwork):
     engine = "torch"
 
     def __init__(self, spec, model):
+        check_unchanged(spec.source, spec.input_size, model)
         self._module, record, self._orders = spec.source.open_module(spec.input_size, model)
         super().__init__(spec, record, model)
 

@@ -141,11 +141,16 @@ class TimmNetwork(TorchSource):
             raise FileNotFoundError(f"weights={weights!r} is not a file.")
         return cls(asked.path, weights=weights)
 
+    def identity(self):
+        return super().identity() | {"timm": installed_version("timm")}
+
     def identify(self, layers=(), input_size=None, model=None):
-        versions = [installed_version(name) for name in ("timm", "torch")]
         path = self._weights_file()
-        facts = versions if path is None else f"{digest_of_file(path)} {versions[0]}"
-        return replace(self, digest=digest_of_text(f"{facts}"))
+        if path is not None:
+            return replace(self, digest=digest_of_file(path))
+        # Random weights are drawn by PyTorch, in an order that is timm's.
+        versions = [installed_version(name) for name in ("timm", "torch")]
+        return replace(self, digest=digest_of_text(f"{versions}"))
 
     def image_facts(self, model=None):
         facts = self._facts()

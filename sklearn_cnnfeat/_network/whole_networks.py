@@ -97,9 +97,7 @@ def _convert(source, input_size, model, key):
     except Exception as error:
         reason = f"OpenVINO cannot take {source.label}: {first_line(error)}."
         raise EngineError(reason) from error
-    if model is not None:
-        check_unchanged(source, model)
-
+    check_unchanged(source, input_size, model)
     try:
         stored = store.write(key, lambda folder: source.convert(input_size, folder, model))
     except (UnsupportedLayersError, ConversionError, NotWrittenError) as error:
@@ -107,9 +105,16 @@ def _convert(source, input_size, model, key):
     return NetworkRecord.as_read(stored.record), stored
 
 
-def check_unchanged(source, model):
-    """Raise if a model is no longer what `source` stands for."""
-    if source.identify(model=model).digest != source.digest:
+def check_unchanged(source, input_size=None, model=None):
+    """Raise if a network is no longer what `source` stands for."""
+    try:
+        digest = source.identify(input_size=input_size, model=model).digest
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{sentence(source.label)} cannot be read ({first_line(error)}), and the compiled "
+            "network of fit is gone. Put the file back, or call fit again with another."
+        ) from error
+    if digest != source.digest:
         raise RuntimeError(
             f"{sentence(source.label)} has changed since fit, and the compiled network of that "
             "time is gone. Call fit again."

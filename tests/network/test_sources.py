@@ -2,16 +2,20 @@
 
 import json
 import os
+import shutil
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from small_network import save_network
 
 from sklearn_cnnfeat import CNNFeatureTransformer
 from sklearn_cnnfeat._network import networks
 from sklearn_cnnfeat._network.find_source import KINDS, find_source
 from sklearn_cnnfeat._network.keras_sources import KerasObject, ModelFile, NamedNetwork
 from sklearn_cnnfeat._network.onnx_source import OnnxFile
-from sklearn_cnnfeat._network.spec import Asked
+from sklearn_cnnfeat._network.spec import Asked, installed_version
 from sklearn_cnnfeat._network.torch_sources import TimmNetwork, TorchModule
 
 PUBLISHED = {"weights": "imagenet", "digest": "d"}
@@ -49,7 +53,8 @@ REST = '"include_top": false, "seed": null, "digest": "d"'
         (TorchModule("ResNet", digest="d"), f'{{"kind": "torch", "weights": "own", {REST}}}'),
         (
             TimmNetwork("timm/x", **PUBLISHED),
-            f'{{"kind": "timm", "name": "timm/x", "weights": "file", {REST}}}',
+            f'{{"kind": "timm", "name": "timm/x", "weights": "file", {REST}, '
+            f'"timm": {json.dumps(installed_version("timm"))}}}',
         ),
     ],
 )
@@ -111,3 +116,50 @@ def test_published_weights_need_no_trust(imagenet_home, monkeypatch, tmp_path):
     networks.forget_networks()
     np.testing.assert_array_equal(other.fit_transform(images), rows)
     networks.forget_networks()
+
+
+def save_onnx(path, seed):
+    from onnx_networks import Writer, save
+
+    writer = Writer(seed)
+    value = writer.conv("images", "one", 3, 4)
+    return str(save(writer.model(value, (1, 3, 32, 32)), path))
+
+
+@pytest.fixture(params=["keras", "onnx"])
+def fitted(request, tmp_path, monkeypatch):
+    """Return a fitted transformer without its compiled network, its images, and its file's writer.
+
+    The writer takes a seed.
+    """
+    monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "home"))
+    path = tmp_path / f"network.{request.param}"
+    if request.param == "onnx":
+        pytest.importorskip("onnx")
+    write = partial(save_network if request.param == "keras" else save_onnx, path)
+    network, images = write(seed=0), np.zeros((2, 32, 32, 3), np.uint8)
+    parameters = {"preprocessing": None, "input_size": 32}
+    cnn = CNNFeatureTransformer(network, 1, "avg", **parameters).fit(images)
+    networks.forget_networks()
+    shutil.rmtree(tmp_path / "home" / "networks")
+    return cnn, images, write
+
+
+def test_a_file_that_changes_after_fit_is_an_error(fitted):
+    cnn, images, write = fitted
+    rows = cnn.transform(images)
+    networks.forget_networks()
+    shutil.rmtree(Path(os.environ["SKLEARN_CNNFEAT_HOME"]) / "networks")
+    content = Path(cnn.model).read_bytes()
+    write(seed=1)
+    with pytest.raises(RuntimeError, match=r"has changed since fit.* Call fit again"):
+        cnn.transform(images)
+    Path(cnn.model).write_bytes(content)
+    np.testing.assert_array_equal(cnn.transform(images), rows)
+
+
+def test_a_file_that_is_gone_after_fit_is_an_error(fitted):
+    cnn, images, _ = fitted
+    os.unlink(cnn.model)
+    with pytest.raises(FileNotFoundError, match=r"network of fit is gone\. Put the file back"):
+        cnn.transform(images)

@@ -1,6 +1,8 @@
 """Networks of timm: names, weights, preprocessing, and parity of all families."""
 
 import copy
+import pickle
+import shutil
 import subprocess
 import sys
 
@@ -11,13 +13,15 @@ torch = pytest.importorskip("torch", reason='needs pip install "sklearn-cnnfeat[
 timm = pytest.importorskip("timm", reason='needs pip install "sklearn-cnnfeat[timm]"')
 
 from PIL import Image  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from test_torch import run_torch  # noqa: E402
 from timm.data import create_transform  # noqa: E402
 from torch_networks import scale_weights, take_statistics  # noqa: E402
 
-from sklearn_cnnfeat import filter_summary  # noqa: E402
+from sklearn_cnnfeat import CNNFeatureTransformer, filter_summary  # noqa: E402
 from sklearn_cnnfeat._images.resize import fit  # noqa: E402
 from sklearn_cnnfeat._images.spec import ImageSpec  # noqa: E402
+from sklearn_cnnfeat._network.networks import forget_networks  # noqa: E402
 from sklearn_cnnfeat._network.timm_models import (  # noqa: E402
     build_timm,
     fetch_timm_weights,
@@ -186,8 +190,6 @@ def test_names_are_listed_with_their_tags():
 
 @pytest.fixture
 def weights(tmp_path):
-    from safetensors.torch import save_file
-
     network = build_timm(timm_facts("timm/mobilenetv3_small_050"), None, seed=3)
     path = tmp_path / "own.safetensors"
     save_file(network.state_dict(), path)
@@ -273,3 +275,18 @@ def test_random_weights_follow_the_seed_and_leave_the_generator():
     first, same, other = (build_timm(facts, None, seed).classifier.weight for seed in (1, 1, 2))
     assert torch.equal(first, same) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_weights_that_change_after_fit_are_an_error(engine, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "home"))
+    path = weights[1]
+    images = np.full((1, 64, 64, 3), 128, np.uint8)
+    name, settings = "timm/mobilenetv3_small_050", {"input_size": 64, "engine": engine}
+    cnn = CNNFeatureTransformer(name, "last", "avg", weights=path, **settings).fit(images)
+    state = load_file(path)
+    save_file({name: value * 2 for name, value in state.items()}, path)
+    forget_networks()
+    shutil.rmtree(tmp_path / "home" / "networks")
+    with pytest.raises(RuntimeError, match=r"has changed since fit.* Call fit again"):
+        pickle.loads(pickle.dumps(cnn)).transform(images)
