@@ -144,7 +144,7 @@ class Mosaic:
         # Room for the numbers of the channels.
         above = gap
         if labelled:
-            share = 0.26 * max(0.4, min(1.0, self.n_columns / 8))
+            share = 0.26 * max(0.65, min(1.0, self.n_columns / 8))
             above = max(gap, round(share * max(height * pixel_aspect, width) / pixel_aspect))
         self._step_x, self._step_y = width + gap, height + above
         self._size = height, width

@@ -237,7 +237,7 @@ class FilterDisplay:
         names = [
             f"{k}*" if dead else f"{k}" for k, dead in zip(self.filters, self.dead, strict=True)
         ]
-        if self.channels is None:
+        if self.channels is None or self.kernel.shape[2] == 1:
             return self._one_tile_each(names, title, normalize)
         filters = np.moveaxis(self.kernel[:, :, self.channels][..., self.filters], -1, 0)
         filters = np.moveaxis(scale_together(filters, normalize), -1, 1)

@@ -422,6 +422,17 @@ def test_depthwise_point_and_dense(network):
     assert_drawn(dense)
 
 
+def test_filters_of_gray_images_form_a_square(keras):
+    layers = [keras.Input((8, 8, 1)), keras.layers.Conv2D(9, 3, name="conv")]
+    display = FilterDisplay.from_estimator(keras.Sequential(layers), layer="conv", filters="all")
+    positions = np.array([text.get_position() for text in display.ax_.texts]).reshape(3, 3, 2)
+    assert (np.ptp(positions[..., 0], axis=0) == 0).all()
+    assert (np.ptp(positions[..., 1], axis=1) == 0).all()
+    assert_drawn(display)
+    with pytest.raises(ValueError, match="channel"):
+        FilterDisplay.from_estimator(keras.Sequential(layers), layer="conv", channels=[1])
+
+
 def test_published_filters(imagenet_home):
     display = FilterDisplay.from_estimator("mobilenet", layer="conv1", rgb=True)
     assert len(display.filters) == 32
