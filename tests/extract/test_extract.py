@@ -30,6 +30,8 @@ from sklearn.svm import SVC
 from small_network import count_computed, save_network, save_photos
 
 from sklearn_cnnfeat import CNNFeatureTransformer, extract, load_features, load_image_folder
+from sklearn_cnnfeat._extract.formats.base import ASSEMBLED
+from sklearn_cnnfeat._extract.workspace import Workspace
 from sklearn_cnnfeat._images import Images
 from sklearn_cnnfeat._network.engines import openvino as engine_openvino
 from sklearn_cnnfeat.exceptions import EngineError, ImageError, UnreadableImageWarning
@@ -689,6 +691,22 @@ def crashing(move, counter, allowed):
         move(*args, **kwargs)
 
     return crash
+
+
+def test_what_zarr_still_writes_after_an_interrupt_is_left_out(paths, cnn, tmp_path, monkeypatch):
+    zarr, clear = pytest.importorskip("zarr"), Workspace.clear
+
+    def clear_too_early(workspace, only=""):
+        clear(workspace, only)
+        if only == ASSEMBLED:
+            zarr.create_group(str(workspace.folder / ASSEMBLED), zarr_format=3)
+
+    run(paths, tmp_path / "f.npy", cnn)
+    monkeypatch.setattr(Workspace, "clear", clear_too_early)
+    run(paths, tmp_path / "f.zarr", cnn)
+    rows = [np.asarray(load_features(tmp_path / f"f.{form}").data) for form in ("zarr", "npy")]
+    np.testing.assert_array_equal(*rows)
+    assert not (tmp_path / "f.zarr.parts").exists()
 
 
 @pytest.mark.parametrize("form", FORMATS)

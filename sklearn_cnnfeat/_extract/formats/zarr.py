@@ -7,6 +7,7 @@ So the metadata of each array is checked here, and the library opens only what `
 import json
 import math
 import os
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,8 @@ class ZarrFormat(Format):
 
         n_rows, row_shape = manifest["n_rows"], tuple(manifest["row_shape"])
         n_block = max(1, min(n_rows, block_rows(row_shape, manifest["dtype"])))
-        path = folder / ASSEMBLED
+        # A new name each time: what Zarr does in the background outlives an error or an interrupt.
+        path = folder / f"{ASSEMBLED}-{uuid.uuid4().hex}"
         group = zarr.create_group(str(path), zarr_format=3)
         arrays = {
             name: group.create_array(
