@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import requires
+from importlib.metadata import distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from urllib.parse import unquote, urlsplit
@@ -26,13 +26,21 @@ _PLATFORMS = {
     "macos": ("macosx_14_0_arm64", "macosx_13_0_arm64", "macosx_12_0_arm64", "macosx_11_0_arm64"),
     "windows": ("win_amd64",),
 }
+# What markers of requirements say there: pip says what they are on the machine that it runs on.
+_MARKERS = {
+    "manylinux": ("linux", "Linux", "posix", "x86_64"),
+    "macos": ("darwin", "Darwin", "posix", "arm64"),
+    "windows": ("win32", "Windows", "nt", "AMD64"),
+}
+_MARKER_NAMES = ("sys_platform", "platform_system", "os_name", "platform_machine")
 
 INSTALL_CELL = """\
 # Installs from the attached dataset, without internet, or else from the package index.
 from glob import glob
 
-wheels = glob("/kaggle/input/*/wheels") + glob("/kaggle/input/datasets/*/*/wheels")
-source = f"--no-index --find-links {wheels[0]}" if wheels else ""
+folders = ["/kaggle/input/*", "/kaggle/input/datasets/*/*", "/kaggle/input/competitions/*"]
+wheels = [path for folder in folders for path in glob(f"{folder}/wheels/sklearn_cnnfeat-*.whl")]
+source = f"--no-index --find-links {wheels[0].rpartition('/')[0]}" if wheels else ""
 !pip install --quiet {source} sklearn-cnnfeat
 """
 
@@ -66,10 +74,18 @@ class Target:
     name: str
     # Such as "3.12"; None for the Python that runs this.
     python: str | None = None
-    # pip's tags of platforms; none for this machine's.
-    platforms: tuple[str, ...] = ()
+    # "manylinux", "macos" or "windows"; None for this machine.
+    platform: str | None = None
     # What is installed there already: versions by name.
     installed: dict = field(default_factory=dict)
+
+    @property
+    def markers(self):
+        """Return what markers of requirements say there, where it may differ from here."""
+        if self.python is None:
+            return {}
+        versions = {"python_version": self.python, "python_full_version": f"{self.python}.0"}
+        return dict(zip(_MARKER_NAMES, _MARKERS[self.platform], strict=True)) | versions
 
 
 def image_names():
@@ -88,14 +104,14 @@ def find_target(name=None):
         text = (_LISTS / f"{name}.txt").read_text(encoding="utf-8")
         installed = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.M))
         python = re.search(r"Python (\d+\.\d+)", text)[1]
-        return Target(name.capitalize(), python, _PLATFORMS["manylinux"], installed)
+        return Target(name.capitalize(), python, "manylinux", installed)
     known = re.fullmatch(rf"cp3(\d+)-({'|'.join(_PLATFORMS)})", name)
     if known is None:
         raise ValueError(
             f"target={name!r} is neither {' nor '.join(image_names())} nor a Python and a platform "
             f"such as cp312-manylinux; platforms are {', '.join(_PLATFORMS)}."
         )
-    return Target(name, f"3.{known[1]}", _PLATFORMS[known[2]])
+    return Target(name, f"3.{known[1]}", known[2])
 
 
 def pack(folder, models, target=None, *, classifier=False, input_size=None):
@@ -172,35 +188,70 @@ def _own_wheel(folder):
 
 def _resolve(own, target, folder):
     """Return the addresses of what this package needs and the target does not hold."""
+    (distribution,) = distributions(path=[str(own)])
+    _check_python(distribution.metadata["Requires-Python"], target)
+    needs = _applying(distribution.requires, target)
     constraints, report = folder / "constraints.txt", folder / "report.json"
-    constraints.write_text("\n".join(_constraints(target.installed)), encoding="utf-8")
-    _pip(
-        *("install", "--dry-run", "--ignore-installed", "--report", report),
-        *(*_tags(target), "--target", folder / "nowhere"),
-        *("--constraint", constraints, own),
-    )
+    constraints.write_text("\n".join(_constraints(needs, target.installed)), encoding="utf-8")
+    wanted = list(needs.values())
+    while True:
+        _pip(
+            *("install", "--dry-run", "--ignore-installed", "--report", report),
+            *(*_tags(target), "--target", folder / "nowhere"),
+            *("--constraint", constraints, *wanted),
+        )
+        items = json.loads(report.read_text(encoding="utf-8"))["install"]
+        missing = _missing(items, target)
+        if not missing:
+            break
+        wanted += missing
     addresses = []
-    for item in json.loads(report.read_text(encoding="utf-8"))["install"]:
+    for item in items:
         name, version = item["metadata"]["name"], item["metadata"]["version"]
-        is_there = target.installed.get(_normal(name)) == version
-        if not is_there and _normal(name) != _DISTRIBUTION:
+        if target.installed.get(_normal(name)) != version:
             addresses.append(item["download_info"]["url"])
     return sorted(addresses, key=lambda address: unquote(urlsplit(address).path.rpartition("/")[2]))
 
 
-def _constraints(installed):
-    """Return pins of what is installed, except what this package needs in another version."""
+def _check_python(required, target):
+    from packaging.specifiers import SpecifierSet
+
+    if target.python and not SpecifierSet(required or "").contains(f"{target.python}.0"):
+        raise ValueError(
+            f"target={target.name!r} has Python {target.python}; {_DISTRIBUTION} needs {required}."
+        )
+
+
+def _applying(lines, target, extras=()):
+    """Return the requirements that apply on a target, without their markers, by name."""
     from packaging.requirements import Requirement
 
-    needs = {}
-    for line in requires(_DISTRIBUTION) or ():
+    found = {}
+    there = [target.markers | {"extra": extra} for extra in ("", *extras)]
+    for line in lines or ():
         requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            needs[_normal(requirement.name)] = requirement.specifier
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate(values) for values in there):
+            found[_normal(requirement.name)] = Requirement(line.partition(";")[0])
+    return found
+
+
+def _missing(items, target):
+    """Return requirements of packages in a report of pip that apply on the target only."""
+    chosen = {_normal(item["metadata"]["name"]) for item in items}
+    missing = {}
+    for item in items:
+        lines, extras = item["metadata"].get("requires_dist"), item.get("requested_extras", ())
+        missing.update(_applying(lines, target, extras))
+    return [requirement for name, requirement in missing.items() if name not in chosen]
+
+
+def _constraints(needs, installed):
+    """Return pins of what is installed, except what this package needs in another version."""
     return [
         f"{name}=={version}"
         for name, version in installed.items()
-        if name not in needs or needs[name].contains(version, prereleases=True)
+        if name not in needs or needs[name].specifier.contains(version, prereleases=True)
     ]
 
 
@@ -211,7 +262,7 @@ def _normal(name):
 def _tags(target):
     if target.python is None:
         return ["--only-binary", ":all:"]
-    platforms = [part for tag in target.platforms for part in ("--platform", tag)]
+    platforms = [part for tag in _PLATFORMS[target.platform] for part in ("--platform", tag)]
     return [*("--only-binary", ":all:", "--python-version", target.python), *platforms]
 
 
@@ -228,7 +279,10 @@ def _pip(*arguments):
                 f"pip {arguments[0]} failed: the disk of {gettempdir()!r} is full. Make space "
                 "there, or name another folder for temporary files with TMPDIR",
             )
+        errors = [line for line in message.splitlines() if line.startswith("ERROR: ")]
+        message = "\n".join(errors) or message
         raise RuntimeError(
             f"pip {arguments[0]} failed: {message}\n"
-            "Packing needs pip and the package index: run it where there is internet."
+            "Packing needs pip and the package index: run it where there is internet. If the index "
+            "was reached, it has no wheel of that package for the target."
         )

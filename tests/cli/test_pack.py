@@ -23,6 +23,7 @@ def make_wheel(folder, name, version, needs=()):
     stem = f"{name.replace('-', '_')}-{version}"
     path = folder / f"{stem}-py3-none-any.whl"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += "Requires-Python: >=3.11\n"
     metadata += "".join(f"Requires-Dist: {need}\n" for need in needs)
     wheel = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(path, "w") as archive:
@@ -44,6 +45,8 @@ def index(tmp_path, monkeypatch):
     make_wheel(folder, "keras", "3.15.1", ["numpy"])
     make_wheel(folder, "openvino", "2026.4.1", ["numpy<3", "openvino-telemetry"])
     make_wheel(folder, "openvino-telemetry", "2025.2.0")
+    make_wheel(folder, "colorama", "0.4.6")
+    make_wheel(folder, "tqdm", "9.0", ['colorama; platform_system == "Windows"'])
     for line in DEPENDENCIES:  # of other parts of this package
         name, version = re.match(r"([\w-]+)>=([\w.]+)", line).groups()
         if name not in {*installed, "keras", "openvino"}:
@@ -122,6 +125,46 @@ def test_pack_without_an_index_says_so(index, tmp_path, imagenet_home, capfd):
     assert "Traceback" not in messages
 
 
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize(
+    ("target", "has_colorama", "has_tensorflow"),
+    [("cp312-windows", True, True), ("cp314-manylinux", False, False)],
+)
+def test_requirements_are_those_of_the_target(
+    target, has_colorama, has_tensorflow, index, tmp_path, imagenet_home
+):
+    """Not of the machine that packs, whose markers are the ones that pip looks at."""
+    packing.pack(tmp_path / "packed", ["mobilenet"], target)
+    names = names_of(tmp_path / "packed")
+    assert {"keras", "tqdm", "numpy"} <= names
+    assert ("colorama" in names) == has_colorama
+    assert ("tensorflow" in names) == has_tensorflow
+
+
+def test_a_python_that_the_package_does_not_run_on(index, tmp_path, imagenet_home, capfd):
+    command = ["pack", str(tmp_path / "packed"), "--models", "mobilenet"]
+    assert main([*command, "--target", "cp310-manylinux"]) == 1
+    messages = capfd.readouterr().err
+    assert "'cp310-manylinux' has Python 3.10; sklearn-cnnfeat needs >=3.11" in messages
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_package_without_wheels_for_the_target(index, tmp_path, imagenet_home, capfd):
+    """Of what pip says, the errors are shown."""
+    (index / "openvino-2026.4.1-py3-none-any.whl").rename(
+        index / "openvino-2026.4.1-cp312-cp312-win_amd64.whl"
+    )
+    packing.pack(tmp_path / "windows", ["mobilenet"], "cp312-windows")
+    assert "openvino" in names_of(tmp_path / "windows")
+    command = ["pack", str(tmp_path / "packed"), "--models", "mobilenet"]
+    assert main([*command, "--target", "cp312-macos"]) == 1
+    messages = capfd.readouterr().err
+    assert "No matching distribution found for openvino>=2026.0" in messages
+    assert "has no wheel of that package for the target" in messages
+    assert "WARNING" not in messages
+    assert not (tmp_path / "packed").exists()
+
+
 @pytest.mark.parametrize("target", ["azure", "cp312-beos", "cp2-manylinux"])
 def test_unknown_target(target, tmp_path, capfd):
     code = main(["pack", str(tmp_path / "packed"), "--models", "vgg16", "--target", target])
@@ -143,11 +186,15 @@ def test_lists_of_images_are_dated_and_complete(name):
 def test_install_cell_is_shell_and_python(tmp_path):
     """The cell chooses the attached dataset where there is one, in each of Kaggle's mounts."""
     assert packing.INSTALL_CELL in (ROOT / "docs" / "offline.md").read_text(encoding="utf-8")
-    for mount in ("input/my-dataset", "input/datasets/somebody/my-dataset"):
-        wheels = tmp_path / mount.replace("/", "-") / mount / "wheels"
-        wheels.mkdir(parents=True)
-        root = wheels.parents[len(Path(mount).parts)]
-        code = packing.INSTALL_CELL.replace("/kaggle/input", str(root / "input"))
+    for mount in ("my-dataset", "datasets/somebody/my-dataset", "competitions/my-dataset"):
+        inputs = tmp_path / mount.replace("/", "-") / "input"
+        wheels = inputs / mount / "wheels"
+        # Other datasets hold wheels too.
+        for folder in (wheels, wheels.parents[1] / "another" / "wheels"):
+            folder.mkdir(parents=True)
+            make_wheel(folder, "keras", "3.15.1")
+        make_wheel(wheels, "sklearn-cnnfeat", "1.2.3")
+        code = packing.INSTALL_CELL.replace("/kaggle/input", str(inputs))
         code = re.sub(r"^!(.*)$", r'print(f"\1")', code, flags=re.M)
         done = subprocess.run(["python3", "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [
