@@ -184,6 +184,10 @@ def test_the_conda_recipe_needs_what_the_package_needs():
     recipe = pytest.importorskip("yaml").safe_load((ROOT / "conda" / "recipe.yaml").read_text())
     run = {line.split(" ")[0]: line.replace(" ", "") for line in recipe["requirements"]["run"]}
     assert recipe["context"]["python_min"] == PROJECT["requires-python"].removeprefix(">=")
+    # YAML reads a version or a digest of digits only as a number, unless it is quoted.
+    values = [*recipe["context"].values(), recipe["source"]["sha256"]]
+    assert all(isinstance(value, str) for value in values)
+    assert re.fullmatch("[0-9a-f]{64}", recipe["source"]["sha256"])
     del run["python"]
     optional = {line.replace(" ", "") for line in recipe["requirements"]["run_constraints"]}
     assert {*run.values(), *optional} == set(dependencies().values())
