@@ -51,7 +51,7 @@ def test_a_healthy_installation(own_home, capsys):
     assert doctor() == 0
     out = capsys.readouterr().out
     assert out.endswith("All is well.\n")
-    assert "[  ok  ] self-test: openvino equals Keras' predict, to " in out
+    assert "[  ok  ] self-test: openvino equals NumPy's float64, to " in out
     assert f"[  ok  ] home folder: {own_home} can be written to" in out
     assert f"[  ok  ] feature cache: none yet in {own_home}" in out
     assert "float32" in out
@@ -126,7 +126,23 @@ def test_wrong_numbers_are_told(own_home, monkeypatch):
     monkeypatch.setattr(CNNFeatureTransformer, "transform", wrong)
     status, detail = found()["self-test"]
     assert status == "failed"
-    assert "differs from Keras' predict by 1.0e-03" in detail
+    assert "differs from NumPy's float64 by 1.0e-03" in detail
+
+
+def test_the_self_test_does_not_depend_on_the_backend_of_keras(own_home):
+    """On OpenVINO's, Keras predicts in bfloat16 where the processor has it."""
+    code = (
+        "from sklearn_cnnfeat._doctor import diagnose\n"
+        "print([check.status for check in diagnose() if check.name == 'self-test'])\n"
+        "import keras; print(keras.backend.backend())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "openvino"},
+    )
+    assert done.stdout.split() == ["['ok']", "openvino"], done.stderr
 
 
 def test_old_packages_are_told(own_home, monkeypatch):
@@ -144,14 +160,18 @@ def test_old_packages_are_told(own_home, monkeypatch):
     assert "tqdm>=4.64 is wanted, nothing is installed" in detail
 
 
-def test_tensorflow_may_be_left_out(own_home, monkeypatch):
+def test_tensorflow_and_ncnn_may_be_left_out(own_home, monkeypatch):
+    """As packages of conda do."""
     from sklearn_cnnfeat import _doctor
 
     versions = _doctor.installed_version
     monkeypatch.setattr(
-        _doctor, "installed_version", lambda name: None if name == "tensorflow" else versions(name)
+        _doctor,
+        "installed_version",
+        lambda name: None if name in ("tensorflow", "ncnn") else versions(name),
     )
-    monkeypatch.setattr(_doctor, "requires", lambda name: ["tensorflow>=2.18", "numpy>=1.26"])
+    lines = ["tensorflow>=2.18", "ncnn>=1.0.20261020", "numpy>=1.26"]
+    monkeypatch.setattr(_doctor, "requires", lambda name: lines)
     status, detail = found()["packages"]
     assert status == "note"
-    assert "TensorFlow is not installed" in detail
+    assert "all 1 required packages" in detail and "TensorFlow is not installed" in detail
