@@ -1,6 +1,7 @@
 """Write files atomically, and compute digests of content."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -76,6 +77,17 @@ def remove_unfinished(folder):
     for path in folder.iterdir():
         if re.fullmatch(rf"\.\w{{8}}\.part|.+\.[0-9a-f]{{32}}\{UNFINISHED}", path.name):
             path.unlink()
+
+
+def check_readme(folder, title):
+    """Refuse a folder whose README does not begin with a title: it is not ours to replace."""
+    path = folder / "README.md"
+    if path.exists() and not path.read_bytes().startswith(title.encode()):
+        raise FileExistsError(
+            errno.EEXIST,
+            "the folder has a README of its own, which would be replaced. Name a new folder",
+            str(path),
+        )
 
 
 def digest_of_text(text):

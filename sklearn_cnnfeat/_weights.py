@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sklearn_cnnfeat._files import copy_whole, digest_of_file, write_whole
+from sklearn_cnnfeat._files import check_readme, copy_whole, digest_of_file, write_whole
 from sklearn_cnnfeat._network.converter import download_weights
 from sklearn_cnnfeat._network.keras_sources import NamedNetwork
 from sklearn_cnnfeat._network.weights import MANIFEST, VARIABLE, find_weights, read_manifest
@@ -14,9 +14,8 @@ from sklearn_cnnfeat._network.zoo import find_architecture, list_models
 
 __all__ = ["pack_weights"]
 
-_README = """\
-# ImageNet weights for sklearn-cnnfeat
-
+_TITLE = "# ImageNet weights for sklearn-cnnfeat\n"
+_README = """
 Files as Keras publishes them, for machines without internet. `{manifest}` holds the
 SHA-256 of each; a file that has changed is refused.
 
@@ -63,6 +62,8 @@ def pack_weights(models, folder, *, classifier=False, input_size=None):
     ------
     ValueError
         If a name is not that of a network.
+    FileExistsError
+        If the folder has a README of its own, which would be replaced.
     WeightsNotFoundError
         If weights are not here and cannot be downloaded.
 
@@ -80,8 +81,10 @@ def pack_weights(models, folder, *, classifier=False, input_size=None):
     Then upload ``my-weights`` as a Kaggle dataset.
     """
     # Whatever is wrong shows before the first file is written.
+    folder = Path(folder).expanduser()
+    check_readme(folder, _TITLE)
     found = locate_weights(models, classifier, input_size)
-    return copy_weights(found, Path(folder).expanduser())
+    return copy_weights(found, folder)
 
 
 def locate_weights(models, classifier, input_size):
@@ -147,6 +150,7 @@ def _describe(folder, entries):
     lines = ["| network | file | MB |", "| --- | --- | --- |"]
     for name, entry in entries.items():
         lines.append(f"| `{entry['model']}` | `{name}` | {entry['n_bytes'] / 1e6:.1f} |")
-    readme = _README.format(manifest=MANIFEST, table="\n".join(lines), variable=VARIABLE)
+    text = _README.format(manifest=MANIFEST, table="\n".join(lines), variable=VARIABLE)
+    readme = _TITLE + text
     for name, text in ((MANIFEST, json.dumps(content, indent=1) + "\n"), ("README.md", readme)):
         write_whole(folder / name, [text.encode()])

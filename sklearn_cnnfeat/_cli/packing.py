@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,12 +13,20 @@ from tempfile import TemporaryDirectory, gettempdir
 from urllib.parse import unquote, urlsplit
 
 import sklearn_cnnfeat
-from sklearn_cnnfeat._files import copy_whole, digest_of_file, remove_unfinished, write_whole
+from sklearn_cnnfeat._files import (
+    check_readme,
+    copy_whole,
+    digest_of_file,
+    remove_unfinished,
+    write_whole,
+)
 from sklearn_cnnfeat._weights import copy_weights, locate_weights
 
 _DISTRIBUTION = "sklearn-cnnfeat"
 _LISTS = Path(__file__).parent / "targets"
 _CHECKSUMS = "SHA256SUMS"
+# What a packed folder holds before its README is written.
+_PARTS = {"wheels", "weights", "install_cell.py", _CHECKSUMS}
 # The tags of wheels, by the second half of a target such as "cp312-manylinux".
 _PLATFORMS = {
     "manylinux": tuple(
@@ -44,9 +53,8 @@ source = f"--no-index --find-links {wheels[0].rpartition('/')[0]}" if wheels els
 !pip install --quiet {source} sklearn-cnnfeat
 """
 
-_README = """\
-# sklearn-cnnfeat without internet
-
+_TITLE = "# sklearn-cnnfeat without internet\n"
+_README = """
 Made by `cnnfeat pack` for {target}. Upload this folder as a Kaggle dataset, attach it to a
 notebook, and begin the notebook with this cell, which is also in `install_cell.py`:
 
@@ -121,6 +129,7 @@ def pack(folder, models, target=None, *, classifier=False, input_size=None):
     complete. Return one dictionary per file: its name in the folder, its bytes and its SHA-256.
     """
     folder, target = Path(folder), find_target(target)
+    _check_folder(folder)
     weights = locate_weights(list(models), classifier, input_size)
     with TemporaryDirectory(prefix="cnnfeat-") as temporary:
         wheels = _fetch_wheels(target, Path(temporary))
@@ -143,11 +152,30 @@ def pack(folder, models, target=None, *, classifier=False, input_size=None):
     return rows
 
 
+def _check_folder(folder):
+    """Refuse a folder that cannot be written to, or whose README and wheels are not of a pack."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(errno.EACCES, "cannot be written to", str(existing))
+    check_readme(folder, _TITLE)
+    if existing != folder or (folder / "README.md").exists():
+        return
+    remove_unfinished(folder)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _PARTS)
+    if others and (folder / "wheels").exists():
+        raise FileExistsError(
+            errno.EEXIST,
+            f"not a folder of cnnfeat pack: it holds {others[0]!r} beside wheels, which would be "
+            "replaced. Name a new folder",
+            str(folder),
+        )
+
+
 def _describe(folder, target, rows):
     table = "\n".join(f"| `{row['file']}` | {row['n_bytes'] / 1e6:.1f} |" for row in rows)
     texts = {
         "install_cell.py": INSTALL_CELL,
-        "README.md": _README.format(target=target.name, cell=INSTALL_CELL, table=table),
+        "README.md": _TITLE + _README.format(target=target.name, cell=INSTALL_CELL, table=table),
         _CHECKSUMS: "".join(f"{row['sha256']}  {row['file']}\n" for row in rows),
     }
     for name, text in texts.items():

@@ -165,6 +165,30 @@ def test_a_package_without_wheels_for_the_target(index, tmp_path, imagenet_home,
     assert not (tmp_path / "packed").exists()
 
 
+@pytest.mark.parametrize("other", ["README.md", "train.py"])
+def test_files_of_others_are_not_replaced(other, tmp_path, capfd, monkeypatch):
+    """Such as those of a project in the current folder."""
+    (tmp_path / other).write_text("mine")
+    (tmp_path / "wheels").mkdir()
+    theirs = make_wheel(tmp_path / "wheels", "theirs", "1.0")
+    monkeypatch.setattr(packing, "locate_weights", None)  # nothing is fetched for that
+    monkeypatch.chdir(tmp_path)
+    assert main(["pack", ".", "--models", "mobilenet", "--target", "kaggle"]) == 1
+    messages = capfd.readouterr().err
+    assert other in messages and "Name a new folder" in messages
+    assert (tmp_path / other).read_text() == "mine" and theirs.exists()
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+def test_what_kaggle_adds_to_a_packed_folder_stays(index, tmp_path, imagenet_home):
+    folder = tmp_path / "packed"
+    packing.pack(folder, ["mobilenet"], "kaggle")
+    (folder / "dataset-metadata.json").write_text("{}")
+    packing.pack(folder, ["mobilenet"], "kaggle")
+    assert (folder / "dataset-metadata.json").read_text() == "{}"
+    assert (folder / "SHA256SUMS").exists()
+
+
 @pytest.mark.parametrize("target", ["azure", "cp312-beos", "cp2-manylinux"])
 def test_unknown_target(target, tmp_path, capfd):
     code = main(["pack", str(tmp_path / "packed"), "--models", "vgg16", "--target", target])

@@ -168,6 +168,15 @@ def test_a_full_disk_is_told_and_the_next_run_completes(wheels, small_disk, tmp_
         assert hashlib.sha256((disk / "packed" / name).read_bytes()).hexdigest() == digest
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_at_once(small_disk, monkeypatch, capfd):
+    disk, _ = small_disk
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    monkeypatch.setattr(packing, "locate_weights", None)  # nothing is fetched
+    code = main(["pack", str(disk / "packed" / "here"), "--models", "mobilenet"])
+    assert code == 1
+    assert f"{disk}: cannot be written to" in capfd.readouterr().err
+
+
 def test_a_full_folder_of_temporary_files_is_told(source, small_disk, tmp_path, monkeypatch, capfd):
     index = tmp_path / "index"
     index.mkdir()

@@ -283,6 +283,15 @@ def test_nothing_is_written_where_a_file_is_missing(tmp_path):
     assert not (tmp_path / "packed").exists()
 
 
+def test_a_readme_of_others_is_not_replaced(published, tmp_path):
+    put(published, tmp_path / "keras" / "models")
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match="has a README of its own"):
+        pack_weights("mobilenet", tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert not list(tmp_path.glob("*.h5"))
+
+
 def test_the_classifier_needs_files_of_its_own(published, tmp_path):
     put(published, tmp_path / "keras" / "models")
     put(published, tmp_path / "keras" / "models", "mobilenet_1_0_224_tf.h5")
