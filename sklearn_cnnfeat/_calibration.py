@@ -8,11 +8,14 @@ from sklearn_cnnfeat.exceptions import ImageError
 
 # More images barely change the int8 scales and take longer.
 _MOST_IMAGES = 128
+# Goes up when the same images give another 8-bit network.
+_METHOD = b"2"
 
 
 def digest_sample(images, on_error):
     """Return a digest of the images that would be calibrated on."""
-    return hashlib.sha256(b"".join(_sample(images, images.key, on_error))).hexdigest()
+    keys = _sample(images, images.key, on_error)
+    return hashlib.sha256(b"".join([_METHOD, *keys])).hexdigest()
 
 
 def pixel_batches(images, image_spec, adapt, on_error):

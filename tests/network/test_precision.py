@@ -52,6 +52,71 @@ def test_int8_stays_near_float32(network, pictures):
     assert _cosines(exact, rows).min() > 0.98
 
 
+def _own_network(kind, folder):
+    """Save a network with all that has a kernel, as Keras and as PyTorch compute it."""
+    from onnx_networks import residual_network, save
+
+    if kind == "onnx":
+        return save(residual_network((1, 3, 32, 32)), folder / "network.onnx")
+    import keras
+
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(16, 3, use_bias=False, name="plain"),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.DepthwiseConv2D(3, name="depthwise"),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Conv2D(32, 3, strides=2, padding="same", activation="relu", name="strided"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(8, name="dense"),
+        ]
+    )
+    network.save(folder / "network.keras")
+    return folder / "network.keras"
+
+
+@pytest.mark.parametrize("kind", ["keras", "onnx"])
+def test_all_kernels_have_8_bits(kind, pictures, tmp_path, monkeypatch):
+    made = []
+
+    def keep(network, batches):
+        made.append(quantize(network, batches))
+        return made[-1]
+
+    quantize = quantize_module.quantize
+    monkeypatch.setattr(quantize_module, "quantize", keep)
+    settings = {"input_size": 32, "preprocessing": "rescale", "precision": "int8"}
+    CNNFeatureTransformer(_own_network(kind, tmp_path), -1, None, **settings).fit(pictures)
+    (network,) = made
+    kernels = [node.input_value(1) for node in network.get_ops() if node.get_type_name() in KERNELS]
+    assert len(kernels) >= 4
+    for kernel in kernels:
+        assert _stored_types(kernel.get_node()) == {"i8"}
+
+
+KERNELS = ("Convolution", "GroupConvolution", "MatMul")
+
+
+def _stored_types(node):
+    """Return the types of the largest constants that a kernel is computed from."""
+    constants = []
+
+    def collect(node):
+        if node.get_type_name() == "Constant":
+            constants.append(node)
+        for value in node.input_values():
+            collect(value.get_node())
+
+    collect(node)
+    sizes = [np.prod(list(constant.shape)) for constant in constants]
+    largest = [c for c, size in zip(constants, sizes, strict=True) if size == max(sizes)]
+    return {constant.get_element_type().get_type_name() for constant in largest}
+
+
 @pytest.mark.slow
 def test_one_calibration_serves_all_folds(network, pictures, quantized, monkeypatch, tmp_path):
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path))
