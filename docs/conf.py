@@ -24,7 +24,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 from tempfile import TemporaryDirectory
 
 from gallery_photos import put_photos
-from sphinx.errors import ExtensionError
 
 import sklearn_cnnfeat
 from sklearn_cnnfeat._cli.options import Many
@@ -127,9 +126,9 @@ def prepare_gallery(app, config):
         with TemporaryDirectory() as folder:  # Keras keeps what it downloads
             sklearn_cnnfeat.pack_weights("mobilenet", folder)
     except RuntimeError as error:
-        raise ExtensionError(str(error)) from error
+        raise SystemExit(str(error)) from error  # Sphinx would bury an error in its own state
     except WeightsNotFoundError as error:
-        raise ExtensionError(
+        raise SystemExit(
             "The gallery needs the published weights of MobileNet, which are not on this machine "
             "and cannot be downloaded: set KERAS_HOME or SKLEARN_CNNFEAT_WEIGHTS, or build with "
             "-D plot_gallery=0."

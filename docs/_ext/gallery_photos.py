@@ -13,25 +13,41 @@ import platformdirs
 ADDRESS = "https://storage.googleapis.com/ibeans/test.zip"
 SHA256 = "ca67b15d960d1e2fd9d23fd8498ce86818ead90755c630a43baf19ec4af09312"
 CLASSES = ("healthy", "bean_rust")
+# Hidden, so that it is not taken for a photograph.
+_MARK = ".of_the_gallery"
 
 
 def put_photos(folder, source=None, cache=None, address=ADDRESS, sha256=SHA256):
     """Make a folder of photographs with one subfolder per class.
 
     They are copied from the folder `source`. Without one, a small licensed set is downloaded once
-    and kept in `cache`. RuntimeError says in one sentence what is missing.
+    and kept in `cache`. RuntimeError says in one sentence what is missing. A folder of earlier
+    photographs is replaced if it was made here.
     """
     folder = Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    if source:
-        if not any(Path(source).glob("*/*.jp*g")):
-            raise RuntimeError(
-                f"CNNFEAT_EXAMPLE_PHOTOS={str(source)!r} has no JPEG files in one subfolder per "
-                "class."
-            )
-        shutil.copytree(source, folder)
+    if source and not any(Path(source).glob("*/*.jp*g")):
+        raise RuntimeError(
+            f"CNNFEAT_EXAMPLE_PHOTOS={str(source)!r} has no JPEG files in one subfolder per class."
+        )
+    if source and folder.exists() and folder.samefile(source):
         return
-    with zipfile.ZipFile(_fetch(cache, address, sha256)) as archive:
+    if folder.exists() and not (folder / _MARK).exists():
+        raise RuntimeError(
+            f"{str(folder)!r} would be replaced by photographs for the gallery: move it elsewhere, "
+            "or set CNNFEAT_EXAMPLE_PHOTOS to it if it is what the gallery should show."
+        )
+    archive = None if source else _fetch(cache, address, sha256)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / _MARK).touch()
+    if source:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    else:
+        _unpack(archive, folder)
+
+
+def _unpack(archive, folder):
+    with zipfile.ZipFile(archive) as archive:
         for name in archive.namelist():
             path = PurePosixPath(name)
             if path.parent.name in CLASSES and path.suffix == ".jpg":

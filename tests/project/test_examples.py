@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gallery_photos import put_photos
 from PIL import Image
+from small_network import save_photos
 
 from sklearn_cnnfeat import load_image_folder
 
@@ -161,6 +162,33 @@ def test_photographs_of_the_gallery(tmp_path):
         put_photos(tmp_path / "photos", **kept | {"cache": tmp_path / "other"})
     with pytest.raises(RuntimeError, match="no JPEG files in one subfolder per class"):
         put_photos(tmp_path / "photos", EXAMPLES / "notebooks")
+    assert len(load_image_folder(tmp_path / "photos").data) == 2
+
+
+def test_photographs_of_others_are_not_replaced(tmp_path):
+    """Scripts of the gallery run with one's own photographs too."""
+    save_photos(tmp_path / "photos" / "mine", 2)
+    save_photos(tmp_path / "others" / "theirs", 2)
+    for source in (None, tmp_path / "others"):
+        with pytest.raises(RuntimeError, match=r"photos' would be replaced .* move it elsewhere"):
+            put_photos(tmp_path / "photos", source)
+    put_photos(tmp_path / "photos", tmp_path / "photos")
+    assert len(list((tmp_path / "photos" / "mine").iterdir())) == 2
+
+
+def test_a_build_without_photographs_ends_with_one_sentence(tmp_path):
+    for name in ("sphinx_gallery", "sphinx_click", "sphinx_design", "sphinx_copybutton"):
+        pytest.importorskip(name)
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", EXAMPLES.parent / "docs", tmp_path / "site"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CNNFEAT_EXAMPLE_PHOTOS": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    sentence = f"CNNFEAT_EXAMPLE_PHOTOS={str(tmp_path)!r} has no JPEG files in one subfolder"
+    assert done.stderr.strip().startswith(sentence)
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
