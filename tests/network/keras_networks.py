@@ -90,10 +90,8 @@ def run_converted(name, folder, converter):
     from sklearn_cnnfeat._network.runtime import import_openvino
 
     openvino = import_openvino()
-    from sklearn_cnnfeat._network.folding import fold_batch_normalization
-    from sklearn_cnnfeat._network.identities import drop_identities
+    from sklearn_cnnfeat._network.conversion import simplify
     from sklearn_cnnfeat._network.keras_sources import NamedNetwork
-    from sklearn_cnnfeat._network.layout import carry_transpositions
 
     model, x = build(name)
     model.load_weights(folder / f"{name}.weights.h5")
@@ -108,16 +106,12 @@ def run_converted(name, folder, converter):
         from sklearn_cnnfeat._network import keras_tensorflow
 
         converted, _ = keras_tensorflow.convert(model, source, x.shape[1:])
-    outputs = drop_identities(converted.model, converted.outputs)
-    carried = carry_transpositions(converted.model, outputs)
-    orders = {path: order for path, (_, order) in carried.items()}
-    held_by = {path: output for path, (output, _) in carried.items()}
-    held_by = fold_batch_normalization(converted.model, held_by)
+    held = simplify(converted)
     paths = wanted(converted.layers)
     for which, path in paths.items():
-        compiled = compile_one(openvino, converted, held_by[path], x)
+        output, order = held[path]
+        compiled = compile_one(openvino, converted, output, x)
         value = compiled({0: x})[0]
-        order = orders[path]
         value = value if order is None else value.transpose(order)
         np.save(folder / f"{name}.{converter}.{which}.npy", value)
     report = {
