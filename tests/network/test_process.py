@@ -1,18 +1,22 @@
 """The process in which Keras runs: how it answers, and how it ends."""
 
 import gc
-import importlib
+import importlib.util
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from importlib.metadata import version
+from pathlib import Path
 
 import psutil
 import pytest
+from requirements import needs_tensorflow
 
 from sklearn_cnnfeat._network import process as module
 from sklearn_cnnfeat._network.process import KerasProcess, ProcessEndedError, limited_memory
@@ -206,3 +210,56 @@ def test_a_forked_process_starts_its_own():
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120
     )
     assert done.stdout == "0 True\n", done.stderr
+
+
+@needs_tensorflow
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="links to folders need rights there")
+def test_keras_that_was_replaced_under_a_live_process(tmp_path):
+    """As pip does in a notebook that has imported TensorFlow and an older Keras."""
+    package = Path(importlib.util.find_spec("keras").origin).parent
+    shutil.copytree(package, tmp_path / "keras", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "keras" / "src" / "version.py").write_text(
+        '__version__ = "3.13.2"\n\n\ndef version():\n    return __version__\n'
+    )
+    code = """
+        import shutil, sys
+        from pathlib import Path
+        import numpy as np
+        import tensorflow, keras
+        assert keras.__version__ == "3.13.2"
+        model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3, name="maps")])
+        folder, package, version = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+        shutil.rmtree(folder)
+        folder.symlink_to(package)
+        information = folder.with_name(f"keras-{version}.dist-info")
+        information.mkdir()
+        (information / "METADATA").write_text(f"Name: keras\\nVersion: {version}\\n")
+        from sklearn_cnnfeat import CNNFeatureTransformer
+        from sklearn_cnnfeat._network.process import KerasProcess
+        X = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+        own = CNNFeatureTransformer(model, "maps", preprocessing=None).fit_transform(X)
+        expected = model.predict(X.astype(np.float32), verbose=0).reshape(len(X), -1)
+        assert np.abs(own - expected).max() <= 1e-5 * np.abs(expected).max()
+        named = CNNFeatureTransformer("mobilenet", "conv1_relu", "avg", weights=None)
+        assert np.isfinite(named.fit_transform(X)).all()
+        worker = KerasProcess({})
+        print(keras.__version__, worker.run(eval, "__import__('keras').__version__"))
+        worker.close()
+    """
+    root = str(Path(__file__).parents[2])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), root]),
+        "SKLEARN_CNNFEAT_HOME": str(tmp_path / "home"),
+    }
+    arguments = [tmp_path / "keras", package, version("keras")]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    old, new = done.stdout.split()
+    assert old == "3.13.2" != new
