@@ -16,8 +16,9 @@ class InferenceAlone(Contender):
     _N_IMAGES = 8
 
     def prepare(self, network, paths):
-        for name in ("ours", "ncnn"):
-            CONTENDERS[name].prepare(network, paths)
+        CONTENDERS["ours"].prepare(network, paths)
+        if our_graph(network, paths)[1] == "ncnn":
+            CONTENDERS["ncnn"].prepare(network, paths)
 
     def set_up(self, network, paths):
         import numpy as np
