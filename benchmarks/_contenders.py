@@ -220,9 +220,7 @@ CONTENDERS = {
     "ours": Ours("sklearn-cnnfeat float32", "float32"),
     "ours_bfloat16": Ours("sklearn-cnnfeat bfloat16", "bfloat16"),
     "ours_int8": Ours("sklearn-cnnfeat int8", "int8"),
-    "ours_openvino": Ours(
-        "sklearn-cnnfeat float32, engine='openvino'", "float32", engine="openvino"
-    ),
+    "ours_openvino": Ours("sklearn-cnnfeat float32, OpenVINO", "float32", engine="openvino"),
     "ours_keras": Ours("sklearn-cnnfeat float32, engine='keras'", "float32", engine="keras"),
     "predict_loop": PredictLoop("Keras predict, one at a time"),
     "predict_batches": PredictBatches("Keras predict, batches of 32"),
