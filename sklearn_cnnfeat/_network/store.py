@@ -174,7 +174,8 @@ def _read_record(folder):
         if digest_of_text(text) != envelope["sha256"]:
             raise ValueError("its record is damaged")
         content = json.loads(text)
-        key, record, files = content["key"], content["record"], dict(content["files"])
+        record, files = content["record"], dict(content["files"])
+        key = content.get("key", folder.name)  # records of earlier versions do not have it
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("its record is damaged") from error
     if key != folder.name:
