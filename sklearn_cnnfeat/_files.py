@@ -85,7 +85,7 @@ def check_readme(folder, title):
     if path.exists() and not path.read_bytes().startswith(title.encode()):
         raise FileExistsError(
             errno.EEXIST,
-            "the folder has a README of its own, which would be replaced. Name a new folder",
+            "the folder already has another README, which would be replaced. Name a new folder",
             str(path),
         )
 

@@ -63,7 +63,7 @@ def pack_weights(models, folder, *, classifier=False, input_size=None):
     ValueError
         If a name is not that of a network.
     FileExistsError
-        If the folder has a README of its own, which would be replaced.
+        If the folder has a README that is not of packed weights.
     WeightsNotFoundError
         If weights are not here and cannot be downloaded.
 

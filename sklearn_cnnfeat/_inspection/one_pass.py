@@ -54,7 +54,7 @@ class _ChunkSink:
 
 
 class RowsAndMaps:
-    """Compute rows of an extractor, and feature maps of its own layers and of others.
+    """Compute the rows of an extractor together with feature maps of any layers.
 
     Maps come from a second pass (`is_apart`), in float32 and at one size, where those of an 8-bit
     network would change its calibration, and those of a network that takes images of any size have

@@ -3,7 +3,8 @@
 import numpy as np
 
 from sklearn_cnnfeat._network.converted import Converted
-from sklearn_cnnfeat._network.runtime import import_openvino, import_operations, import_passes
+from sklearn_cnnfeat._network.identities import fold_constants
+from sklearn_cnnfeat._network.runtime import import_openvino, import_operations
 
 PIXELS = "pixels"
 
@@ -17,7 +18,7 @@ def to_converted(model, layers, outputs, orders, is_channels_first=True):
     openvino = import_openvino()
     operations = import_operations()
 
-    _fold_constants(model)
+    fold_constants(model)  # axes and factors, which later passes look at
     (old,) = model.get_parameters()
     shape, kind = old.get_partial_shape(), old.get_element_type()
     if is_channels_first:
@@ -44,14 +45,6 @@ def to_converted(model, layers, outputs, orders, is_channels_first=True):
         values[path] = output
     whole = openvino.Model(list(values.values()), [pixels], "sklearn_cnnfeat")
     return Converted(whole, layers, values)
-
-
-def _fold_constants(model):
-    """Compute what depends on constants alone: axes and factors, which later passes look at."""
-    passes = import_passes()
-    manager = passes.Manager()
-    manager.register_pass(passes.ConstantFolding())
-    manager.run_passes(model)
 
 
 def _key(output):

@@ -1,6 +1,6 @@
-"""Remove operations of a graph that change nothing."""
+"""Remove operations of a graph that change nothing, or depend on constants alone."""
 
-from sklearn_cnnfeat._network.runtime import import_openvino
+from sklearn_cnnfeat._network.runtime import import_openvino, import_passes
 from sklearn_cnnfeat._network.transpositions import constant_of
 
 
@@ -20,6 +20,14 @@ def drop_identities(model, outputs):
             for reader in list(node.output(0).get_target_inputs()):
                 reader.replace_source_output(source)
     return {path: _source(output) for path, output in outputs.items()}
+
+
+def fold_constants(model):
+    """Compute what depends on constants alone, in place."""
+    passes = import_passes()
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)
 
 
 def _kept(node):

@@ -233,7 +233,8 @@ class TorchNetwork(CompiledNetwork):
     engine = "torch"
 
     def __init__(self, spec, model):
-        check_unchanged(spec.source, spec.input_size, model)
+        if model is None:  # the user's own module is checked whenever it runs
+            check_unchanged(spec.source, spec.input_size)
         self._module, record, self._orders = spec.source.open_module(spec.input_size, model)
         super().__init__(spec, record, model)
 

@@ -4,7 +4,8 @@ import contextlib
 import io
 import logging
 
-from sklearn_cnnfeat._network.runtime import import_passes, without_telemetry
+from sklearn_cnnfeat._network.identities import fold_constants
+from sklearn_cnnfeat._network.runtime import without_telemetry
 
 
 def quantize(network, batches):
@@ -19,7 +20,8 @@ def quantize(network, batches):
     shape = network.inputs[0].partial_shape
     shape[0] = 1
     network.reshape(shape)
-    _compute_kernels(network)
+    # NNCF leaves kernels that the graph transposes or scales; OpenVINO would compute in float32.
+    fold_constants(network)
     # NNCF's messages and progress bars are about internals; this package has its own.
     with contextlib.redirect_stdout(io.StringIO()):
         return nncf.quantize(
@@ -29,17 +31,6 @@ def quantize(network, batches):
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(batches),
         )
-
-
-def _compute_kernels(network):
-    """Turn kernels that are transposed or scaled in the graph into constants.
-
-    NNCF leaves others as they are, and OpenVINO then computes in float32.
-    """
-    passes = import_passes()
-    manager = passes.Manager()
-    manager.register_pass(passes.ConstantFolding())
-    manager.run_passes(network)
 
 
 def _import_nncf():

@@ -52,6 +52,9 @@ def test_int8_stays_near_float32(network, pictures):
     assert _cosines(exact, rows).min() > 0.98
 
 
+KERNELS = ("Convolution", "GroupConvolution", "MatMul")
+
+
 def _own_network(kind, folder):
     """Save a network with all that has a kernel, as Keras and as PyTorch compute it."""
     from onnx_networks import residual_network, save
@@ -96,9 +99,6 @@ def test_all_kernels_have_8_bits(kind, pictures, tmp_path, monkeypatch):
     assert len(kernels) >= 4
     for kernel in kernels:
         assert _stored_types(kernel.get_node()) == {"i8"}
-
-
-KERNELS = ("Convolution", "GroupConvolution", "MatMul")
 
 
 def _stored_types(node):

@@ -128,9 +128,9 @@ def save_onnx(path, seed):
 
 @pytest.fixture(params=["keras", "onnx"])
 def fitted(request, tmp_path, monkeypatch):
-    """Return a fitted transformer without its compiled network, its images, and its file's writer.
+    """Return a fitted transformer whose compiled network is gone, its images, and their rows.
 
-    The writer takes a seed.
+    Last comes what writes the file of the network: it takes a seed.
     """
     monkeypatch.setenv("SKLEARN_CNNFEAT_HOME", str(tmp_path / "home"))
     path = tmp_path / f"network.{request.param}"
@@ -139,17 +139,15 @@ def fitted(request, tmp_path, monkeypatch):
     write = partial(save_network if request.param == "keras" else save_onnx, path)
     network, images = write(seed=0), np.zeros((2, 32, 32, 3), np.uint8)
     parameters = {"preprocessing": None, "input_size": 32}
-    cnn = CNNFeatureTransformer(network, 1, "avg", **parameters).fit(images)
+    cnn = CNNFeatureTransformer(network, 1, "avg", **parameters)
+    rows = cnn.fit_transform(images)
     networks.forget_networks()
     shutil.rmtree(tmp_path / "home" / "networks")
-    return cnn, images, write
+    return cnn, images, rows, write
 
 
 def test_a_file_that_changes_after_fit_is_an_error(fitted):
-    cnn, images, write = fitted
-    rows = cnn.transform(images)
-    networks.forget_networks()
-    shutil.rmtree(Path(os.environ["SKLEARN_CNNFEAT_HOME"]) / "networks")
+    cnn, images, rows, write = fitted
     content = Path(cnn.model).read_bytes()
     write(seed=1)
     with pytest.raises(RuntimeError, match=r"has changed since fit.* Call fit again"):
@@ -159,7 +157,7 @@ def test_a_file_that_changes_after_fit_is_an_error(fitted):
 
 
 def test_a_file_that_is_gone_after_fit_is_an_error(fitted):
-    cnn, images, _ = fitted
+    cnn, images, *_ = fitted
     os.unlink(cnn.model)
     with pytest.raises(FileNotFoundError, match=r"network of fit is gone\. Put the file back"):
         cnn.transform(images)

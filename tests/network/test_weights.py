@@ -286,7 +286,7 @@ def test_nothing_is_written_where_a_file_is_missing(tmp_path):
 def test_a_readme_of_others_is_not_replaced(published, tmp_path):
     put(published, tmp_path / "keras" / "models")
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(FileExistsError, match="has a README of its own"):
+    with pytest.raises(FileExistsError, match="already has another README"):
         pack_weights("mobilenet", tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
     assert not list(tmp_path.glob("*.h5"))
